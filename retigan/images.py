@@ -239,6 +239,15 @@ def _fit_circle(x, y):
     (a, b, c), *_ = np.linalg.lstsq(np.stack([u, v, np.ones_like(u)], 1), u*u + v*v, rcond=None)
     return a/2 + mx, b/2 + my, np.sqrt(max(c + a*a/4 + b*b/4, 0))
 
+def _fit_ellipse(x, y):
+    "Least-squares ellipse with level axes through points: centre x, centre y, half width, half height."
+    mx, my, s = x.mean(), y.mean(), x.std() + y.std()
+    u, v = (x - mx) / s, (y - my) / s
+    (b, c, d, e), *_ = np.linalg.lstsq(np.stack([v*v, u, v, np.ones_like(u)], 1), -u*u, rcond=None)
+    b = max(b, 0.25)
+    a2 = max(c*c/4 + d*d/(4*b) - e, 1e-9)
+    return mx - s*c/2, my - s*d/(2*b), s*np.sqrt(a2), s*np.sqrt(a2 / b)
+
 def _vote_circle(x, y, tol, tries=300):
     "The circle through three of the points that most points agree with, refitted on those; and their share."
     rng = np.random.default_rng(0)
@@ -260,12 +269,14 @@ def _rough_fov(v):
     h, w = v.shape
     v = cv2.GaussianBlur(cv2.medianBlur(v, 5), (0, 0), max(h, w) / 400 + 0.3)
     p = max(2, min(h, w) // 40)
-    lo = min(np.median(c) for c in (v[:p, :p], v[:p, -p:], v[-p:, :p], v[-p:, -p:]))
+    corner = min((v[:p, :p], v[:p, -p:], v[-p:, :p], v[-p:, -p:]), key=np.median)
+    lo = np.median(corner)
     top = np.quantile(v, 0.99)
     if top - lo < 2 / 255: return None
     half = cv2.threshold((np.clip((v - lo) / (top - lo), 0, 1) * 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)[0] / 255
     hi = np.median(v[v > lo + half * (top - lo)])
-    dark = (v < lo + 0.25 * (hi - lo)).astype(np.uint8)
+    if lo > 0.65 * hi: return None
+    dark = (v < lo + max(0.15 * (hi - lo), 4 * corner.std())).astype(np.uint8)
     _, label = cv2.connectedComponents(np.pad(dark, 1, constant_values=1))     # the frame joins all dark that reaches the border
     fg = (label[1:-1, 1:-1] != label[0, 0]).astype(np.uint8)
     k = max(3, min(h, w) // 40) | 1
@@ -276,35 +287,37 @@ def _rough_fov(v):
     ball = np.ones((k, k), np.uint8)
     rim, out = fg - cv2.erode(fg, ball, borderValue=1), cv2.dilate(fg, ball) - fg
     if out.sum() == 0: return None
-    jump = np.median(v[rim > 0]) - np.median(v[out > 0])
-    return fg > 0 if jump > 0.3 * (hi - lo) else None
+    inner, outer = np.median(v[rim > 0]), np.median(v[out > 0])
+    return fg > 0 if inner - outer > 0.6 * (inner - lo) else None
 
 # %% ../nbs/00_images.ipynb #refine
+def _crossings(v, cx, cy, rx, ry, reach, rays=360):
+    "Where the brightness falls half-way from fundus to surround, along rays that cross the rim; x, y."
+    n = int(np.clip(2 * reach * max(rx, ry), 12, 120))
+    t = np.arange(rays) * 2 * np.pi / rays
+    rho = np.linspace(1 - reach, 1 + reach, n)
+    x, y = cx + rx * np.cos(t)[:, None] * rho, cy + ry * np.sin(t)[:, None] * rho
+    inside = ((x >= 0) & (x <= v.shape[1] - 1) & (y >= 0) & (y <= v.shape[0] - 1)).all(1)
+    if not inside.any(): return x[:0, 0], y[:0, 0]
+    prof = v[np.rint(y[inside]).astype(int), np.rint(x[inside]).astype(int)]
+    a, b = np.median(prof[:, :n//3], 1), np.median(prof[:, -(n//3):], 1)
+    step = (rho[1] - rho[0]) * (((prof - b[:, None]) / np.maximum(a - b, 1e-6)[:, None]).sum(1) - 0.5)
+    ok = (a - b) > 0.5 * np.median(a - b)
+    return tuple(c + q * np.take(f(t), np.flatnonzero(inside)[ok]) * (rho[0] + step[ok]) for c, q, f in ((cx, rx, np.cos), (cy, ry, np.sin)))
+
 def _refine(v, cx, cy, r, rays=360):
-    "Move a circle onto the half-level crossings of the brightness along rays; returns centre and radius."
-    n = int(np.clip(2 * 0.06 * r, 12, 120))
-    rho = np.linspace(0.94, 1.06, n) * r
-    for _ in range(2):
-        t = np.arange(rays) * 2 * np.pi / rays
-        x, y = cx + np.cos(t)[:, None] * rho, cy + np.sin(t)[:, None] * rho
-        h, w = v.shape
-        inside = ((x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)).all(1)
-        if inside.sum() < 12: return cx, cy, r
-        prof = v[np.rint(y[inside]).astype(int), np.rint(x[inside]).astype(int)]
-        third = n // 3
-        a, b = np.median(prof[:, :third], 1), np.median(prof[:, -third:], 1)
-        above = prof > ((a + b) / 2)[:, None]
-        cross = rho[n - 1 - np.argmax(above[:, ::-1], 1)]
-        ok = (a - b) > 0.5 * np.median(a - b)
-        if ok.sum() < 12: return cx, cy, r
-        px, py = cx + np.cos(t[inside][ok]) * cross[ok], cy + np.sin(t[inside][ok]) * cross[ok]
+    "Move a circle onto the rim to a fraction of a pixel; an ellipse once most of the rim is seen."
+    fit = cx, cy, r, r
+    for reach in (0.1, 0.06, 0.06):
+        x, y = _crossings(v, *fit, reach, rays)
+        most = len(x) > 0.6 * rays
         for _ in range(4):
-            ncx, ncy, nr = _fit_circle(px, py)
-            miss = np.abs(np.hypot(px - ncx, py - ncy) - nr)
+            if len(x) < 12: return fit
+            fit = _fit_ellipse(x, y) if most else (lambda cx, cy, r: (cx, cy, r, r))(*_fit_circle(x, y))
+            miss = np.abs(np.hypot((x - fit[0]) / fit[2], (y - fit[1]) / fit[3]) - 1) * fit[2]
             keep = miss <= max(2.5 * np.median(miss), 0.75)
-            px, py = px[keep], py[keep]
-        cx, cy, rho, r = ncx, ncy, np.linspace(0.94, 1.06, n) * nr, nr
-    return cx, cy, r
+            x, y = x[keep], y[keep]
+    return fit
 
 # %% ../nbs/00_images.ipynb #find-fov
 def find_fov(
@@ -325,6 +338,15 @@ def find_fov(
     if rough is None: return torch.ones(1, h, w, device=t.device)
     return torch.from_numpy(_outline(v, rough, s)).to(t.device, torch.float32)[None]
 
+# %% ../nbs/00_images.ipynb #cut-flat
+def _cut_flat(disc, whole, cy, r):
+    "Clear the rows of a disc above and below which the picture itself was masked along a straight line."
+    rows, disc = np.flatnonzero(whole.any(1)), disc.copy()
+    for first, y, blank in ((rows[0] > 0, rows[0], slice(0, rows[0])), (rows[-1] < len(whole) - 1, rows[-1], slice(rows[-1] + 1, None))):
+        chord = 2 * np.sqrt(max(r*r - (y - cy)**2, 0))
+        if first and chord > 0.3 * r and whole[y].sum() > 0.75 * min(chord, disc[y].sum()): disc[blank] = False
+    return disc
+
 # %% ../nbs/00_images.ipynb #outline
 def _outline(v, rough, s):
     "The full-size field of view from the rough one: a circle where the edge is one, the rough shape where not."
@@ -338,9 +360,10 @@ def _outline(v, rough, s):
     circle, share = _vote_circle(x[free], y[free], max(1.5, 0.006 * max(sh, sw)))
     if share < 0.5: return whole
     cx, cy, r = ((circle[0] + 0.5) / s - 0.5, (circle[1] + 0.5) / s - 0.5, (circle[2] + 0.5) / s)
-    cx, cy, r = _refine(v, cx, cy, r)
+    cx, cy, rx, ry = _refine(v, cx, cy, r)
     yy, xx = np.ogrid[:h, :w]
-    return (xx - cx)**2 + (yy - cy)**2 <= r*r
+    disc = ((xx - cx) / rx)**2 + ((yy - cy) / ry)**2 <= 1
+    return _cut_flat(_cut_flat(disc, whole, cy, ry).T, whole.T, cx, rx).T
 
 # %% ../nbs/00_images.ipynb #crop-to-fov
 def crop_to_fov(
