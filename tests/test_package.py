@@ -1,0 +1,125 @@
+"""The package as a stranger gets it: built, installed from wheel and from sdist, imported, called.
+
+By default the dependencies are lent by the running environment, so that no network and no gigabytes are
+needed. With RETIGAN_CLEAN_INSTALL=1 they are resolved from the package index, as `pip install retigan` does
+(that brings fastcore 2, where nbdev 2 holds the development environment at fastcore 1).
+"""
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import gate
+import pytest
+from notebooks import ROOT, settings
+
+MODULES = [f'retigan.{path.stem}' for path in gate.modules()]
+PICTURES_AND_NOTEBOOKS = {'.ipynb', '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.gif', '.ppm'}
+CLEAN = os.environ.get('RETIGAN_CLEAN_INSTALL') == '1'
+
+
+def run(*command, cwd=None, timeout=1200, **env) -> str:
+    "Run a command to its end; on failure the test shows what it printed."
+    done = subprocess.run([str(part) for part in command], cwd=cwd, text=True, capture_output=True, stdin=subprocess.DEVNULL,
+                          timeout=timeout, env={name: value for name, value in os.environ.items() if name != 'PYTHONPATH'} | env)
+    if done.returncode: pytest.fail(f'{" ".join(map(str, command))}\n{(done.stdout + done.stderr)[-4000:]}', pytrace=False)
+    return done.stdout
+
+
+@pytest.fixture(scope='session')
+def dist(tmp_path_factory) -> Path:
+    "A folder with the sdist and the wheel that was built from it, from the tree's tracked and new files only."
+    tree, out = tmp_path_factory.mktemp('tree'), tmp_path_factory.mktemp('dist')
+    listed = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, text=True, capture_output=True)
+    names = listed.stdout.splitlines() if listed.returncode == 0 else [
+        path.relative_to(ROOT).as_posix() for name in ('retigan', 'nbs') for path in (ROOT/name).glob('*.*')] + [
+        path.name for path in ROOT.iterdir() if path.is_file()]
+    for name in names:
+        if not (ROOT/name).is_file(): continue
+        (tree/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT/name, tree/name)
+    run(sys.executable, '-m', 'build', '--outdir', out, tree)
+    return out
+
+
+def wheel(dist: Path) -> Path: return next(dist.glob('*.whl'))
+def sdist(dist: Path) -> Path: return next(dist.glob('*.tar.gz'))
+
+
+def test_wheel_holds_the_package_and_nothing_else(dist):
+    with zipfile.ZipFile(wheel(dist)) as archive:
+        names = archive.namelist()
+        metadata = next(archive.read(name).decode() for name in names if name.endswith('.dist-info/METADATA'))
+        entries = next(archive.read(name).decode() for name in names if name.endswith('entry_points.txt'))
+    assert not [name for name in names if Path(name).suffix in PICTURES_AND_NOTEBOOKS]
+    info = f"retigan-{settings()['version']}.dist-info"
+    assert {Path(name).parts[0] for name in names} == {'retigan', info}
+    assert {name for name in names if name.startswith('retigan/')} == {path.relative_to(ROOT).as_posix() for path in (ROOT/'retigan').glob('*.py')}
+    assert any(Path(name).name == 'LICENSE' for name in names)
+    for line in settings()['console_scripts'].split(): assert ' = '.join(line.split('=')) in entries
+    assert f"Version: {settings()['version']}" in metadata and 'Requires-Python: >=3.10' in metadata
+    required = [line.split(': ', 1)[1] for line in metadata.splitlines() if line.startswith('Requires-Dist') and 'extra ==' not in line]
+    assert len(required) == len(settings()['requirements'].split())
+    assert not [name for name in required if name.startswith(('nbdev', 'execnb', 'jupyter'))]
+
+
+def test_sdist_can_be_built_from(dist):
+    with tarfile.open(sdist(dist)) as archive: names = {Path(*Path(name).parts[1:]).as_posix() for name in archive.getnames()}
+    assert {'settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md'} <= names
+    assert not [name for name in names if Path(name).suffix in PICTURES_AND_NOTEBOOKS]
+
+
+def make_venv(folder: Path, package: Path) -> Path:
+    "A new environment with `package` in it; returns its Python."
+    run(sys.executable, '-m', 'venv', folder)
+    python = folder/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
+    if CLEAN:
+        run(python, '-m', 'pip', 'install', '-q', package)
+        return python
+    site = run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
+    # Lend the packages of this environment, without its .pth files: an editable retigan stays invisible.
+    Path(site, 'lent.pth').write_text('\n'.join({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}) + '\n')
+    # an sdist is built in an isolation of its own, which needs the index for setuptools
+    run(python, '-m', 'pip', 'install', '-q', '--no-deps', '--ignore-installed', package)
+    return python
+
+
+@pytest.fixture(params=['wheel', 'sdist'], scope='module')
+def python(request, dist, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f'venv-{request.param}')
+    yield make_venv(folder/'venv', {'wheel': wheel, 'sdist': sdist}[request.param](dist))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_every_module_imports(python, tmp_path):
+    "In the new environment, from another folder, and from the installed files."
+    code = ('import importlib, sys\n'
+            f'for name in {MODULES}:\n'
+            '    module = importlib.import_module(name)\n'
+            '    assert module.__file__.startswith(sys.prefix), module.__file__\n'
+            '    missing = [n for n in getattr(module, "__all__", []) if not hasattr(module, n)]\n'
+            '    assert not missing, (name, missing)\n'
+            'import retigan; print(retigan.__version__)')
+    assert run(python, '-c', code, cwd=tmp_path).strip() == settings()['version']
+
+
+@pytest.mark.parametrize('name', [line.split('=')[0] for line in settings()['console_scripts'].split()])
+def test_command_is_installed(python, name, tmp_path):
+    assert 'usage:' in run(python.parent/name, '--help', cwd=tmp_path).lower()
+
+
+def test_simulate_writes_eyes(python, tmp_path):
+    "README's first command, on two small eyes."
+    run(python.parent/'retigan-simulate', '--n', '2', '--size', '64', '--out', 'eyes', cwd=tmp_path, TQDM_DISABLE='1', OMP_NUM_THREADS='1')
+    assert sorted(path.name for path in (tmp_path/'eyes'/'images').iterdir()) == ['00000.png', '00001.png']
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_import_is_light(name):
+    "Importing a module must not pull plotting, widgets or OpenCV into a user's process."
+    code = f'import sys, {name}; print(*(set(sys.modules) & {gate.LAZY}))'
+    assert run(sys.executable, '-c', code, cwd=ROOT).split() == []
