@@ -21,7 +21,7 @@ MAX_EXPORTED_LINES = 40
 SECTIONS = ['In this chapter you will', 'Before you start', 'Where it fails', 'Summary', 'Exercises', 'References']
 EXPORTS_NOTHING = {'15_train_retigan'}      # the final notebook only uses the package
 # Paths of one machine, and what a reader should never meet in an output.
-MACHINE_PATH = re.compile(r'(?<![\w.:/])/(?:home|root|tmp|work|Users|mnt|opt|private|var)/[\w.]|\b[A-Z]:\\\w')
+MACHINE_PATH = re.compile(r'(?<![\w.])/(?:home|root|tmp|work|Users|mnt|opt|private|var)/[\w.]|\b[A-Z]:\\\w')
 TROUBLE = re.compile(r'Traceback \(most recent call last\)|\b\w*Warning: ')
 # DESIGN's floors: a module imports only from floors below its own.
 FLOORS = {name: floor for floor, names in {

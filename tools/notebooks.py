@@ -70,6 +70,11 @@ def is_hidden(cell) -> bool:
     return 'hide' in found or 'default_exp' in found or not without_directives(cell.source).strip()
 
 
+def shows_source(cell) -> bool:
+    "False for `#| echo: false`: the reader sees only what the cell makes."
+    return directives(cell.source).get('echo', '').lower() != 'false'
+
+
 def is_run(cell) -> bool:
     "Code that a run of the notebook executes: all of it but `#| eval: false`."
     return cell.cell_type == 'code' and directives(cell.source).get('eval', '').lower() != 'false'
