@@ -67,7 +67,10 @@ BAD = {     # name: (rule, what is done to the good lesson, a word of the messag
     'no id': ('format_and_ids', lambda nb: nb.cells[2].pop('id'), 'without an id'),
     'same id': ('format_and_ids', lambda nb: nb.cells[2].update(id='title'), 'twice'),
     'not a cell': ('format_and_ids', lambda nb: nb.cells[2].update(source=3), 'valid'),
-    'widgets': ('no_widget_state', lambda nb: nb.metadata.update(widgets={}), 'widgets'),
+    'widgets': ('no_widgets', lambda nb: nb.metadata.update(widgets={}), 'widgets'),
+    'progress bar': ('no_widgets', lambda nb: cell(nb, 'use').outputs.append(new_output('display_data', {
+        'application/vnd.jupyter.widget-view+json': {'model_id': '1', 'version_major': 2, 'version_minor': 0}, 'text/plain': '0%|'})), 'widget'),
+    'stderr': ('clean_outputs', lambda nb: cell(nb, 'use').outputs.append(new_output('stream', name='stderr', text='loading')), 'stderr'),
     'too big': ('size', lambda nb: show(nb, 'x' * 500_000), '500,000'),
     'home path': ('clean_outputs', lambda nb: show(nb, 'saved to /ho' + 'me/ada/x.png'), 'path of one machine'),
     'root path': ('clean_outputs', lambda nb: show(nb, "PosixPath('/ro" + "ot/x')"), 'path of one machine'),

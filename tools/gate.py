@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 from notebooks import (ROOT, code_cells, colab_badge, directives, fingerprint, has_image,
-                       is_run, notebooks, read, settings, without_directives)
+                       is_run, is_widget, notebooks, read, settings, without_directives)
 
 MAX_BYTES = 500_000
 MAX_EXPORTED_LINES = 40
@@ -63,8 +63,10 @@ def format_and_ids(nb, path):
     return problems
 
 
-def no_widget_state(nb, path):
-    return ['carries metadata.widgets; GitHub would not show it'] if 'widgets' in nb.metadata else []
+def no_widgets(nb, path):
+    problems = ['carries metadata.widgets; GitHub would not show it'] if 'widgets' in nb.metadata else []
+    return problems + [f'cell {cell.id}: a widget is saved, of which a reader sees nothing' for cell in code_cells(nb)
+                       if any(map(is_widget, cell.outputs))]
 
 
 def size(nb, path):
@@ -77,6 +79,7 @@ def clean_outputs(nb, path):
     for cell in code_cells(nb):
         text = output_text(cell)
         if any(out.output_type == 'error' for out in cell.outputs): problems.append(f'cell {cell.id}: an error is saved')
+        if any(out.get('name') == 'stderr' for out in cell.outputs): problems.append(f'cell {cell.id}: stderr is saved: a warning, a log or a progress bar')
         if (found := MACHINE_PATH.search(text)): problems.append(f'cell {cell.id}: output shows a path of one machine, {found[0]!r}')
         if (found := TROUBLE.search(text)): problems.append(f'cell {cell.id}: output shows {found[0]!r}')
     return problems
@@ -157,7 +160,7 @@ def exported_cells(nb, path):
     return problems
 
 
-EVERY_NOTEBOOK = [format_and_ids, no_widget_state, size, clean_outputs, executed_in_order, alt_text]
+EVERY_NOTEBOOK = [format_and_ids, no_widgets, size, clean_outputs, executed_in_order, alt_text]
 LESSONS = [first_cell, opening, structure, exported_cells]
 
 

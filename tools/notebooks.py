@@ -84,6 +84,11 @@ def has_image(cell) -> bool:
     return any(kind in IMAGE_SUFFIXES for out in cell.get('outputs', []) for kind in out.get('data', {}))
 
 
+def is_widget(output) -> bool:
+    "A live widget, a progress bar for one: nothing of it but a line of text survives saving."
+    return 'application/vnd.jupyter.widget-view+json' in output.get('data', {})
+
+
 def fingerprint(nb) -> str:
     "SHA-256 over the code that runs, in order. nbdev_clean drops execution counts; this takes their place."
     return hashlib.sha256('\0'.join(cell.source for cell in nb.cells if is_run(cell)).encode()).hexdigest()

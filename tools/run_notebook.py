@@ -4,8 +4,8 @@
     python tools/run_notebook.py nbs/00_images.ipynb [more.ipynb ...]
 
 Each notebook runs in its own folder, offline, as a reader would run it. Nothing is written when a
-cell fails: the notebook on disk stays as it was and the failing cell is shown. Widget state is
-dropped (GitHub refuses to show a notebook that carries it). The run leaves a fingerprint of the code
+cell fails: the notebook on disk stays as it was and the failing cell is shown. Widgets are dropped with
+their state (GitHub refuses to show a notebook that carries it). The run leaves a fingerprint of the code
 in the notebook's metadata, so that the gate can tell outputs of this code from outputs of an older
 one; `nbdev_clean`, which drops execution counts, has the last word.
 """
@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import nbdev_clean
-from notebooks import code_cells, fingerprint, is_run
+from notebooks import code_cells, fingerprint, is_run, is_widget
 
 
 def run(path: Path) -> float:
@@ -33,6 +33,7 @@ def run(path: Path) -> float:
         if tags is None: del cell.metadata['tags']
         else: cell.metadata['tags'] = tags
     nb.metadata.pop('widgets', None)
+    for cell in code_cells(nb): cell.outputs = [out for out in cell.outputs if not is_widget(out)]
     nb.metadata['executed'] = fingerprint(nb)
     aside = path.with_suffix('.ipynb.part')
     nbformat.write(nb, aside)
