@@ -40,6 +40,11 @@ def open_page(page, name):
     return page
 
 
+def test_the_builder_warns_of_nothing(site):
+    log = (site.parent/'log.txt').read_text().splitlines()
+    assert not [line for line in log if 'WARNING' in line or 'ERROR' in line], '\n'.join(log)
+
+
 @pytest.mark.parametrize('name', PAGES)
 def test_page_fits_and_its_pictures_speak(page, name, tmp_path):
     open_page(page, name)
@@ -63,9 +68,9 @@ def test_no_directive_and_no_hidden_code_is_shown(site, name):
 def test_sidebar_is_in_course_order(page):
     open_page(page, 'index')
     links = page.eval_on_selector_all('nav.bd-links a.reference.internal', 'a => a.map(x => x.getAttribute("href").split("#")[0])')
-    assert links == [f'{path.stem}.html' for path in chapters()]
+    assert links == [''] + [f'{path.stem}.html' for path in chapters()]        # '': this page
     labels = page.eval_on_selector_all('nav.bd-links a.reference.internal', 'a => a.map(x => x.textContent.trim())')
-    assert labels == [sidebar_label(path) for path in chapters()]
+    assert labels == [settings()['lib_name']] + [sidebar_label(path) for path in chapters()]
 
 
 def test_previous_and_next_walk_the_course(page):
