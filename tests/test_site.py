@@ -29,6 +29,7 @@ def page(request, browser, url):
     width, height = WIDTHS[request.param]
     context = browser.new_context(viewport={'width': width, 'height': height}, base_url=url)
     context.route('**/*', lambda route: route.continue_() if route.request.url.startswith(url) else route.abort())
+    context.set_default_timeout(60_000)       # a long page takes a slow machine its time
     page = context.new_page()
     page.size_name = request.param
     yield page

@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import nbdev_clean
-from notebooks import code_cells, fingerprint, is_run, is_widget
+from notebooks import ROOT, code_cells, fingerprint, is_run, is_widget
 
 
 def run(path: Path) -> float:
@@ -47,8 +47,9 @@ def main(names: list[str]) -> int:
         print(__doc__)
         return 2
     os.environ.setdefault('TQDM_DISABLE', '1')     # a bar in a saved output is a log of carriage returns
-    for name in names:
-        path = Path(name).resolve()
+    paths = {name: Path(name).resolve() for name in names}
+    os.chdir(ROOT)                                 # nbdev_clean looks for settings.ini from here upwards
+    for name, path in paths.items():
         if path.suffix != '.ipynb' or not path.is_file():
             print(f'{name}: not a notebook', file=sys.stderr)
             return 2
