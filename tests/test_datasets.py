@@ -238,9 +238,10 @@ def test_broken_folder(tmp_path, case, capsys):
 
 def test_skipping_moves_nobody_to_the_other_part(tmp_path, capsys):
     write_folder(tmp_path)
-    before = {s: set(open_dataset(tmp_path, split=s).names) for s in ('train', 'test')}
+    parts = [(s, seed) for s in ('train', 'test') for seed in range(6)]
+    before = {(s, seed): set(open_dataset(tmp_path, split=s, seed=seed).names) for s, seed in parts}
     remove('masks/00003.png', 'masks/00007.png', 'fov/00001.png')(tmp_path)
-    for s in before: assert set(open_dataset(tmp_path, split=s, on_bad='skip').names) <= before[s]
+    for s, seed in parts: assert set(open_dataset(tmp_path, split=s, seed=seed, on_bad='skip').names) <= before[s, seed]
 
 
 def test_corrupt_file_is_named_at_first_read(tmp_path):
@@ -382,6 +383,11 @@ def test_epochs_differ_and_cover(ds):
     orders = []
     for e in range(3): sampler.set_epoch(e); orders.append([i for _, i in sampler])
     assert all(sorted(o) == list(range(7)) for o in orders) and len({tuple(o) for o in orders}) == 3
+
+
+def test_every_epoch_and_seed_augments_anew(ds):
+    seen = {EyePairs(ds, 32, seed=seed)[epoch, 2]['image'].numpy().tobytes() for seed in range(2) for epoch in range(3)}
+    assert len(seen) == 6
 
 
 def test_masks_follow_the_photograph(ds):
