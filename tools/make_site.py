@@ -23,6 +23,7 @@ from notebooks import ROOT, chapters, directives, has_image, is_hidden, read, se
 LINK_UP = re.compile(r'(?<=\]\()\.\./([^)\s]+)')
 BADGE = re.compile(r'\[!\[Open In Colab\]\([^)]*\)\]\(([^)]*)\)')
 CSS = '''
+pre { font-size: 0.8rem; }
 table { display: block; max-width: 100%; overflow-x: auto; }
 .bd-article img { max-width: 100%; height: auto; }
 .bd-article :not(pre) > code { overflow-wrap: anywhere; }
