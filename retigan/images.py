@@ -297,16 +297,17 @@ def _rough_fov(v):
     "The bright region against the dark that reaches the border, at reduced size: bool mask, or None when no dark surround."
     import cv2
     h, w = v.shape
-    v = cv2.GaussianBlur(cv2.medianBlur(v, 5), (0, 0), max(h, w) / 400 + 0.3)
-    p = max(2, min(h, w) // 40)
+    v = cv2.GaussianBlur(cv2.medianBlur(v, 5), (0, 0), max(1, max(h, w) / 300))
+    p = max(3, min(h, w) // 16)
     corner = min((v[:p, :p], v[:p, -p:], v[-p:, :p], v[-p:, -p:]), key=np.median)
     lo = np.median(corner)
     top = np.quantile(v, 0.99)
     if top - lo < 2 / 255: return None
     half = cv2.threshold((np.clip((v - lo) / (top - lo), 0, 1) * 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)[0] / 255
     hi = np.median(v[v > lo + half * (top - lo)])
-    if lo > 0.65 * hi: return None
-    dark = (v < lo + max(0.15 * (hi - lo), 4 * corner.std())).astype(np.uint8)
+    if lo > (0.65 if lo < 0.15 else 0.4) * hi: return None                     # noise lifts the black of a dim picture
+    noise = 1.5 * np.median(np.abs(corner - lo))                               # as a standard deviation, whatever text stands there
+    dark = (v < lo + np.clip(4 * noise, 0.15 * (hi - lo), 0.4 * (hi - lo))).astype(np.uint8)
     _, label = cv2.connectedComponents(np.pad(dark, 1, constant_values=1))     # the frame joins all dark that reaches the border
     fg = (label[1:-1, 1:-1] != label[0, 0]).astype(np.uint8)
     k = max(3, min(h, w) // 40) | 1
@@ -314,7 +315,7 @@ def _rough_fov(v):
     n, label, stats, _ = cv2.connectedComponentsWithStats(fg)
     if n < 2 or fg.mean() > 0.998: return None
     fg = (label == 1 + np.argmax(stats[1:, 4])).astype(np.uint8)
-    ball = np.ones((k, k), np.uint8)
+    ball = np.ones((max(k, 7), max(k, 7)), np.uint8)
     rim, out = fg - cv2.erode(fg, ball, borderValue=1), cv2.dilate(fg, ball) - fg
     if out.sum() == 0: return None
     inner, outer = np.median(v[rim > 0]), np.median(v[out > 0])
@@ -405,7 +406,8 @@ def _outline(v, rough, s):
     cx, cy, rx, ry = _refine(v, cx, cy, r)
     yy, xx = np.ogrid[:h, :w]
     disc = ((xx - cx) / rx)**2 + ((yy - cy) / ry)**2 <= 1
-    return _cut_flat(_cut_flat(disc, whole, cy, ry).T, whole.T, cx, rx).T
+    disc = _cut_flat(_cut_flat(disc, whole, cy, ry).T, whole.T, cx, rx).T
+    return disc if (disc & whole).sum() > 0.85 * (disc | whole).sum() else whole
 
 # %% ../nbs/00_images.ipynb #find-fov
 def find_fov(
