@@ -73,26 +73,53 @@ def test_sdist_can_be_built_from(dist):
     assert not [name for name in names if Path(name).suffix in PICTURES_AND_NOTEBOOKS]
 
 
-def make_venv(folder: Path, package: Path) -> Path:
-    "A new environment with `package` in it; returns its Python."
+def new_venv(folder: Path) -> Path:
+    "An empty environment; returns its Python."
     run(sys.executable, '-m', 'venv', folder)
-    python = folder/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
-    if CLEAN:
-        run(python, '-m', 'pip', 'install', '-q', package)
-        return python
-    site = run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
-    # Lend the packages of this environment, without its .pth files: an editable retigan stays invisible.
-    Path(site, 'lent.pth').write_text('\n'.join({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}) + '\n')
-    # an sdist is built in an isolation of its own, which needs the index for setuptools
+    return folder/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
+
+
+def site_packages(python: Path) -> Path:
+    return Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
+
+
+def install_with_lent_dependencies(package: Path, lender: Path, folder: Path) -> Path:
+    """A new environment with `package`; what it depends on is seen in `lender`, another site-packages.
+
+    The lender's .pth files are not read, so an editable retigan in it stays invisible, and the new
+    environment's own site-packages comes first."""
+    python = new_venv(folder)
+    (site_packages(python)/'lent.pth').write_text(f'{lender}\n')
     run(python, '-m', 'pip', 'install', '-q', '--no-deps', '--ignore-installed', package)
     return python
 
 
+@pytest.fixture(scope='module')
+def resolved(dist, tmp_path_factory):
+    "The Python of a new environment where pip resolved the wheel's dependencies; None unless that was asked for."
+    if not CLEAN:
+        yield None
+        return
+    folder = tmp_path_factory.mktemp('resolved')
+    python = new_venv(folder/'venv')
+    run(python, '-m', 'pip', 'install', '-q', wheel(dist))
+    yield python
+    shutil.rmtree(folder, ignore_errors=True)       # gigabytes
+
+
 @pytest.fixture(params=['wheel', 'sdist'], scope='module')
-def python(request, dist, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(f'venv-{request.param}')
-    yield make_venv(folder/'venv', {'wheel': wheel, 'sdist': sdist}[request.param](dist))
-    shutil.rmtree(folder, ignore_errors=True)
+def python(request, dist, resolved, tmp_path_factory):
+    "The Python of an environment with retigan from the wheel, then of one with retigan from the sdist."
+    if request.param == 'wheel' and resolved: return resolved
+    package = {'wheel': wheel, 'sdist': sdist}[request.param](dist)
+    lender = site_packages(resolved) if resolved else Path(sysconfig.get_path('purelib'))
+    return install_with_lent_dependencies(package, lender, tmp_path_factory.mktemp(f'venv-{request.param}')/'venv')
+
+
+@pytest.mark.skipif(not CLEAN, reason='dependencies are lent; RETIGAN_CLEAN_INSTALL=1 resolves them')
+def test_a_stranger_gets_fastcore_2(resolved):
+    "The package is used with fastcore 1 here and with fastcore 2 there; both have to work."
+    assert int(run(resolved, '-c', 'from importlib.metadata import version; print(version("fastcore"))').split('.')[0]) >= 2
 
 
 def test_every_module_imports(python, tmp_path):
