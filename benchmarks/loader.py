@@ -86,6 +86,7 @@ def main():
     p.add_argument('--out', type=Path, default=Path(__file__).resolve().parent.parent/'results'/'loader.md')
     a = p.parse_args()
     torch.manual_seed(0)
+    load = f'{os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else 'unknown'
     net = reference_net()
     optimiser = torch.optim.Adam(net.parameters())
     with tempfile.TemporaryDirectory() as d:
@@ -106,7 +107,7 @@ def main():
     step, paper = statistics.median(eaten), 1 / PAPER_STEP
     spread = lambda v: f'{statistics.median(v):.1f} ({min(v):.1f}-{max(v):.1f})'
     rows = [f'# Loader throughput at {a.size} px', '',
-            f'Made by `python benchmarks/loader.py --size {a.size}` on {cpu_name()}, {os.cpu_count()} cores, '
+            f'Made by `python benchmarks/loader.py --size {a.size}` on {cpu_name()}, {os.cpu_count()} cores (load average {load} at the start), '
             f'torch {torch.__version__} with {torch.get_num_threads()} threads, Python {platform.python_version()}; '
             f'{a.eyes} simulated eyes of 584 px as PNG, batch 4, {a.rounds} rounds of {a.seconds:g} s, loader and step in turn. '
             'Median (range) of images a second.', '',

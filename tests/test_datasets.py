@@ -35,7 +35,7 @@ def save(path, array, kind, palette=None):
     pic = Image.fromarray(array)
     if palette:
         pic = pic.convert('P') if pic.mode != 'P' else pic
-        pic.putpalette([v for c in palette for v in (c, c, c)] + [0]*(768 - 3*len(palette)))
+        pic.putpalette([v for c in palette for v in c] + [0]*(768 - 3*len(palette)))
     data = io.BytesIO()
     pic.save(data, kind)
     path.write_bytes(gzip.compress(data.getvalue()) if path.suffix == '.gz' else data.getvalue())
@@ -56,8 +56,8 @@ def write_drive(root):
             save(root/half/'images'/f'{n:02}_{half}.tif', rgb, 'TIFF')
             save(root/half/'1st_manual'/f'{n:02}_manual1.gif', grey(v), 'GIF')
             save(root/half/'mask'/f'{n:02}_{half}_mask.gif', grey(f), 'GIF')
-            if half == 'test':      # the second observer's files are palette pictures of two middling greys
-                save(root/half/'2nd_manual'/f'{n:02}_manual2.gif', index(v), 'GIF', palette=(84, 171))
+            if half == 'test':      # the second observer's files are palette pictures of (4, 2, 4) and (252, 254, 252)
+                save(root/half/'2nd_manual'/f'{n:02}_manual2.gif', index(v), 'GIF', palette=((4, 2, 4), (252, 254, 252)))
 
 
 def write_stare(root, suffix='.ppm.gz', folder='stare-images'):
@@ -442,6 +442,14 @@ def test_simulated_eyes_as_pairs():
     assert torch.equal(SimulatedEyes(1, 64, seed=8)[0].image, sim[1].image)
     b = next(iter(eye_loader(EyePairs(sim, 32), 3)))
     assert b['image'].shape == (3, 3, 32, 32) and b['vessels'].shape == (3, 1, 32, 32)
+
+
+def test_what_retigan_simulate_writes_opens(tmp_path):
+    from retigan.simulate import write_eyes
+    ds, sim = open_dataset(write_eyes(tmp_path/'eyes', 2, size=64, seed=5), verify=True), SimulatedEyes(2, 64, seed=5)
+    assert ds.name == 'folder' and len(ds) == 2
+    for a, b in zip(ds, sim):
+        assert torch.equal(a.vessels, b.vessels) and torch.equal(a.fov, b.fov) and (a.image - b.image).abs().max() < 1e-6
 
 
 def test_make_loaders(tmp_path):
