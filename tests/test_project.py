@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 import yaml
+from conftest import data_root
 from notebooks import ROOT, settings
 
 WORKFLOWS = sorted((ROOT/'.github'/'workflows').glob('*.yml'))
@@ -68,3 +69,10 @@ def test_pins_that_hold_nbdev_together():
 
 def test_changelog_knows_the_version():
     assert re.search(rf'^## \[{re.escape(settings()["version"])}\]', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+
+
+@pytest.mark.parametrize('value, expected', [(None, None), ('', None), ('../shared/data', (ROOT/'../shared/data').resolve())])
+def test_real_data_are_found_from_the_top(value, expected, monkeypatch):
+    monkeypatch.delenv('RETIGAN_DATA', raising=False)
+    if value is not None: monkeypatch.setenv('RETIGAN_DATA', value)
+    assert data_root() == expected
