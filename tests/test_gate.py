@@ -9,7 +9,7 @@ import gate
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from notebooks import ROOT, colab_badge, fingerprint, notebooks, settings
+from notebooks import colab_badge, fingerprint, notebooks, settings
 
 
 @pytest.mark.parametrize('path', notebooks(), ids=lambda path: path.name)
@@ -169,8 +169,7 @@ def test_good_imports_pass(source):
     assert gate.module_problems('datasets', source) == []
 
 
-def test_every_module_of_the_design_has_a_floor():
+def test_every_module_and_lesson_has_a_floor():
     assert {path.stem for path in gate.modules()} <= set(gate.FLOORS)
     lessons = {path.stem[3:] for path in notebooks() if path.stem[:2].isdigit()} - {name[3:] for name in gate.EXPORTS_NOTHING}
     assert lessons <= set(gate.FLOORS)
-    assert (ROOT/'retigan').is_dir()

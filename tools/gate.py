@@ -7,7 +7,6 @@ Each rule is a function that takes a notebook and returns the list of its proble
 runs them on every notebook, and each of them on a notebook made bad on purpose.
 """
 import ast
-import json
 import re
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ EXPORTS_NOTHING = {'15_train_retigan'}      # the final notebook only uses the p
 # Paths of one machine, and what a reader should never meet in an output.
 MACHINE_PATH = re.compile(r'(?<![\w.])/(?:home|root|tmp|work|Users|mnt|opt|private|var)/[\w.]|\b[A-Z]:\\\w')
 TROUBLE = re.compile(r'Traceback \(most recent call last\)|\b\w*Warning: ')
-# DESIGN's floors: a module imports only from floors below its own.
+# The floors of CONTRIBUTING.md: a module imports only from floors below its own.
 FLOORS = {name: floor for floor, names in {
     1: 'images smooth_edges unet generator discriminator losses metrics',
     2: 'simulate local_enhancer',
@@ -70,7 +69,7 @@ def no_widgets(nb, path):
 
 
 def size(nb, path):
-    n = len(json.dumps(nb, indent=1, ensure_ascii=False).encode()) if not path.is_file() else path.stat().st_size
+    n = path.stat().st_size
     return [f'has {n:,} bytes, more than {MAX_BYTES:,}'] if n > MAX_BYTES else []
 
 
@@ -198,7 +197,7 @@ def eager_imports(tree: ast.Module):
 
 
 def module_problems(name: str, source: str, package: str = 'retigan') -> list[str]:
-    "What is wrong with a module's imports, by DESIGN's floors."
+    "What is wrong with a module's imports, by the floors."
     tree = ast.parse(source)
     if name not in FLOORS: return [f'{name}: stands on no floor; add it to FLOORS in tools/gate.py and to CONTRIBUTING.md']
     problems = [f'{name} (floor {FLOORS[name]}) imports {other} (floor {FLOORS.get(other, "unknown")})'
