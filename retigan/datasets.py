@@ -141,7 +141,7 @@ def _not_bare(root):
     "Why `root` is no folder of bare photographs; an empty text when it is one."
     at = _photo_folder(PHOTOGRAPHS, root)
     if at is None: return 'there are no pictures'
-    others = [d.name for d in root.iterdir() if d.is_dir() and d != at and not d.name.startswith('.') and _image_files(d)]
+    others = [d.name for d in sorted(root.iterdir()) if d.is_dir() and d != at and not d.name.startswith('.') and _image_files(d)]
     if others: return f'pictures in {", ".join(others)}/ could be their masks'
     masks = [f.name for f in _image_files(at) if re.search(r'mask|manual|label|truth|vessel|(1st|2nd)HO', _stem(f), re.I)]
     return f'{masks[0]} looks like a mask' if masks else ''
