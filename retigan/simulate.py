@@ -471,9 +471,9 @@ def paint_disc(self:Canvas):
         ring = np.exp(-(d-1.12)**2/.0098)*np.clip(-a.nose*dx/np.maximum(d, .1), 0, 1)**2
         self.times(.5*depth, depth, depth, ring)
     red, green, blue = (b*self.light for b in self.base)
-    red = np.minimum(1.27*red+22, 252)+20*cup
-    green = np.minimum(green*(1.38+.18*pale*temporal)+pale*(18+52*cup), (.74+.12*cup)*red)      # never greenish
-    blue = np.minimum(blue*(1.25+.20*temporal)+12+50*pale*cup, .80*green)
+    red = np.minimum(1.30*red+28, 285)+20*cup
+    green = np.minimum(green*(1.42+.18*pale*temporal)+pale*(20+52*cup), (.71+.12*cup)*red)      # never greenish
+    blue = np.minimum(blue*(1.15+.15*temporal)+8+42*pale*cup, (.56+.16*cup)*green)
     self.cover((red, green, blue), .92*(1-step_up(d, .86, 1.12)))
 
 # %% ../nbs/01_simulate.ipynb #canvas-extras
