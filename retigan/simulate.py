@@ -13,6 +13,7 @@ __all__ = ['STEP', 'CLEAR', 'FILL', 'GRID', 'BLOOD', 'BLACK', 'NOISE', 'FOLDERS'
 # %% ../nbs/01_simulate.ipynb #imports
 import json
 import math
+import numbers
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -95,7 +96,7 @@ def draw_anatomy(
 
 # %% ../nbs/01_simulate.ipynb #curves
 STEP = 1/48   # Distance between two nodes of a tree, in FOV radii
-CLEAR = 1/60  # Nodes of one tree keep farther apart than this: over STEP/sqrt(2), so its branches cannot cross
+CLEAR = 1/60  # Nodes of one tree keep farther apart than this, forks aside: over STEP/sqrt(2), so they cannot cross
 
 def resample(path, step=STEP):
     "The same polyline with nodes `step` apart or a little less."
@@ -537,11 +538,11 @@ def photograph(seed, anatomy, lines, size):
     return np.stack(out, -1), fov
 
 # %% ../nbs/01_simulate.ipynb #helpers
-def check_range(name, value, low, high, kind=(int, float)):
-    "Raise ValueError naming the argument unless `value` is a number of that kind in [low, high]."
+def check_range(name, value, low, high, whole=False):
+    "Raise ValueError naming the argument unless `value` is a (whole) number in [low, high]."
+    kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-        what = 'a whole number' if kind is int else 'a number'
-        raise ValueError(f'{name} must be {what} from {low} to {high}, not {value!r}')
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number from {low} to {high}, not {value!r}")
 
 def disc_mask(anatomy, size):
     "The optic disc as an ellipse, (size, size) uint8."
@@ -572,8 +573,11 @@ def simulate_eye(
     branching:float=1.,  # Vessel length, times the eye's own, 0.5 to 1.5
     width:float=1.,      # Vessel width, times the eye's own, 0.5 to 2
 )->Eye:
-    "Simulate an eye and its fundus photograph. The seed fixes the eye; `size` only the picture taken of it."
-    check_range('size', size, 32, 4096, int); check_range('seed', seed, 0, 2**63-1, int)
+    """Simulate an eye and its fundus photograph: image (3, size, size) in [-1, 1], masks (1, size, size).
+
+    The seed fixes the eye, `size` only the picture taken of it. Raises ValueError naming the argument
+    that is out of range. Widths: Murray 1926; growth in the manner of Schreiner and Buxbaum 1993."""
+    check_range('size', size, 32, 4096, whole=True); check_range('seed', seed, 0, 2**63-1, whole=True)
     check_range('tortuosity', tortuosity, 0, 3); check_range('branching', branching, .5, 1.5); check_range('width', width, .5, 2)
     if eye not in (None, 'left', 'right'): raise ValueError(f"eye must be 'left', 'right' or None, not {eye!r}")
     draws = Draws(seed, 1)
@@ -685,9 +689,9 @@ def write_eyes(
     Raises FileExistsError for a folder in use, ValueError for numbers out of range, OSError when the
     disk is full or locked. The folder appears only when it is whole."""
     from tqdm.auto import tqdm
-    check_range('n', n, 1, 1_000_000, int); check_range('size', size, 32, 4096, int)
-    check_range('seed', seed, 0, 2**63-1-n, int); check_range('workers', workers, 0, 256, int)
-    out = Path(out)
+    check_range('n', n, 1, 1_000_000, whole=True); check_range('size', size, 32, 4096, whole=True)
+    check_range('seed', seed, 0, 2**63-1-n, whole=True); check_range('workers', workers, 0, 256, whole=True)
+    out, n, size, seed = Path(out), int(n), int(size), int(seed)     # NumPy's integers don't go into JSON
     check_free(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (out.with_name(f'.{out.name}.{what}-{os.getpid()}') for what in ('part', 'old'))
