@@ -8,7 +8,7 @@ compared, so that a busy minute on the machine hits both. Data: simulated eyes w
 opened with `open_dataset`, once with the cache cold (files are decoded) and once warm. The step is a
 plain convolutional encoder-decoder (pix2pixHD's shape) with an L1 loss and Adam: far less work than RetiGAN's
 own step, so the ratio to it is a lower bound. RetiGAN's step at the paper's widths takes about 4.6 s an image
-at 256 px on two Zen 3 cores (DESIGN, section 6). Nothing here is asserted; read the table.
+at 256 px on two Zen 3 cores (measured before this benchmark was written). Nothing here is asserted; read the table.
 """
 import argparse
 import os
@@ -24,7 +24,7 @@ from torch import nn
 from retigan.datasets import EyePairs, SimulatedEyes, eye_loader, open_dataset
 from retigan.images import save_image, save_mask
 
-PAPER_STEP = 4.6      # seconds an image at 256 px, DESIGN section 6
+PAPER_STEP = 4.6      # seconds an image at 256 px, one training step of the paper configuration on two Zen 3 cores
 
 
 def cpu_name() -> str:
