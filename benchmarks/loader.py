@@ -21,23 +21,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from retigan.datasets import EyePairs, SimulatedEyes, eye_loader, open_dataset
-from retigan.images import save_image, save_mask
+from machine import processor
+from retigan.datasets import EyePairs, eye_loader, open_dataset
+from retigan.simulate import write_eyes
 
 PAPER_STEP = 4.6      # seconds an image at 256 px, one training step of the paper configuration on two Zen 3 cores
-
-
-def cpu_name() -> str:
-    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
-
-
-def write_eyes(root: Path, n: int, size: int):
-    for folder in ('images', 'masks', 'fov'): (root/folder).mkdir(parents=True)
-    for s in SimulatedEyes(n, size):
-        save_image(s.image, root/'images'/f'{s.name}.png')
-        save_mask(s.vessels, root/'masks'/f'{s.name}.png')
-        save_mask(s.fov, root/'fov'/f'{s.name}.png')
 
 
 def reference_net(filters: int = 32, n_enc: int = 2, blocks: int = 4) -> nn.Sequential:
@@ -90,8 +78,7 @@ def main():
     net = reference_net()
     optimiser = torch.optim.Adam(net.parameters())
     with tempfile.TemporaryDirectory() as d:
-        write_eyes(Path(d)/'eyes', a.eyes, 584)
-        ds = open_dataset(Path(d)/'eyes')
+        ds = open_dataset(write_eyes(Path(d)/'eyes', a.eyes, 584))
         loaders = {w: eye_loader(EyePairs(ds, a.size), 4, workers=w) for w in (0, 1, 2)}
         epoch = {w: feed(l, .1, 0)[1] for w, l in loaders.items()}          # warm: workers up, cache full
         batch = next(iter(loaders[0]))
@@ -107,7 +94,7 @@ def main():
     step, paper = statistics.median(eaten), 1 / PAPER_STEP
     spread = lambda v: f'{statistics.median(v):.1f} ({min(v):.1f}-{max(v):.1f})'
     rows = [f'# Loader throughput at {a.size} px', '',
-            f'Made by `python benchmarks/loader.py --size {a.size}` on {cpu_name()}, {os.cpu_count()} cores (load average {load} at the start), '
+            f'Made by `python benchmarks/loader.py --size {a.size}` on {processor()} (load average {load} at the start), '
             f'torch {torch.__version__} with {torch.get_num_threads()} threads, Python {platform.python_version()}; '
             f'{a.eyes} simulated eyes of 584 px as PNG, batch 4, {a.rounds} rounds of {a.seconds:g} s, loader and step in turn. '
             'Median (range) of images a second.', '',

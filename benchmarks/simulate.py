@@ -7,7 +7,6 @@ One process, one thread. The sizes take turns, so that a busy machine slows all 
 table gives the median over the rounds in wall and in processor time, and the cost for a pixel.
 """
 import argparse
-import platform
 import time
 from pathlib import Path
 
@@ -16,15 +15,10 @@ import numpy as np
 import torch
 
 import retigan
+from machine import processor
 from retigan.simulate import Draws, draw_anatomy, grow_trees, simulate_eye
 
 SIZES = (128, 256, 512, 1024, 2048)
-
-
-def processor() -> str:
-    info = Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] if info.exists() else []
-    return f'{names[0] if names else platform.processor() or platform.machine()}, {len(names) or "?"} logical cores'
 
 
 def measure(rounds: int) -> dict:
