@@ -52,8 +52,9 @@ def test_workers_write_the_same_files(tmp_path):
 
 def start(out):
     "A run that lasts, caught once its first eyes are on the disk aside."
-    run = subprocess.Popen([sys.executable, '-c', f'from retigan.simulate import write_eyes; write_eyes({str(out)!r}, n=2000, size=64)'],
-                           stderr=subprocess.PIPE)
+    code = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'      # a shell's background job ignores Ctrl-C
+            f'from retigan.simulate import write_eyes; write_eyes({str(out)!r}, n=2000, size=64)')
+    run = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE)
     deadline = time.monotonic()+60
     while len(list(out.parent.glob('.*/images/*.png'))) < 3:
         assert run.poll() is None and time.monotonic() < deadline, 'the run wrote nothing'
