@@ -89,6 +89,7 @@ BAD = {     # name: (rule, what is done to the good lesson, a word of the messag
     'no output': ('executed_in_order', lambda nb: [c.update(outputs=[]) for c in gate.code_cells(nb)], 'no output'),
     'mute picture': ('alt_text', lambda nb: edit(nb, 'use', '#| fig-alt: A bent line.\n', ''), 'fig-alt'),
     'empty alt text': ('alt_text', lambda nb: edit(nb, 'use', ' A bent line.', ''), 'fig-alt'),
+    'dead link': ('links', lambda nb: edit(nb, 'title', '> What', '[next](99_nowhere.ipynb)\n\n> What'), '99_nowhere'),
     'other module': ('first_cell', lambda nb: edit(nb, 'default-exp', 'lens', 'glass'), 'default_exp lens'),
     'no default_exp': ('first_cell', lambda nb: drop(nb, 'default-exp'), 'default_exp lens'),
     'no title': ('opening', lambda nb: edit(nb, 'title', '# A lens', 'A lens'), 'Title'),

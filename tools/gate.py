@@ -101,6 +101,13 @@ def alt_text(nb, path):
             if has_image(cell) and not directives(cell.source).get('fig-alt')]
 
 
+def links(nb, path):
+    "A link to a chapter that is not written yet is a dead end: name it without a link until it is."
+    return [f'cell {cell.id}: links to {target}, which does not exist' for cell in nb.cells if cell.cell_type == 'markdown'
+            for target in re.findall(r'\]\(([\w./-]+\.ipynb)[)#]', cell.source)
+            if not (path.parent/target).is_file() and not (ROOT/'nbs'/target).is_file()]
+
+
 # Rules for lessons
 
 def first_cell(nb, path):
@@ -159,7 +166,7 @@ def exported_cells(nb, path):
     return problems
 
 
-EVERY_NOTEBOOK = [format_and_ids, no_widgets, size, clean_outputs, executed_in_order, alt_text]
+EVERY_NOTEBOOK = [format_and_ids, no_widgets, size, clean_outputs, executed_in_order, alt_text, links]
 LESSONS = [first_cell, opening, structure, exported_cells]
 
 
