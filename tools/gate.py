@@ -24,6 +24,7 @@ MACHINE_PATH = re.compile(r'(?<![\w.])/(?:home|root|tmp|work|Users|mnt|opt|priva
 TROUBLE = re.compile(r'Traceback \(most recent call last\)|\b\w*Warning: ')
 # The floors of CONTRIBUTING.md: a module imports only from floors below its own.
 FLOORS = {name: floor for floor, names in {
+    0: 'weights',
     1: 'images smooth_edges unet generator discriminator losses metrics',
     2: 'simulate local_enhancer',
     3: 'datasets model',
