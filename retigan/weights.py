@@ -64,7 +64,8 @@ def write_pretrained(
     entries = dict(config) if model_type is None else {**config, 'model_type': model_type}
     entries |= dict(retigan_version=__version__, weights_sha256=hashlib.sha256(weights).hexdigest())
     try: text = json.dumps(entries, indent=2, sort_keys=True, allow_nan=False) + '\n'
-    except (TypeError, ValueError) as error: raise ValueError(f'config must hold plain, finite values that JSON can hold: {error}') from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'config must hold plain, finite values that JSON can hold: {error}') from error
     folder.mkdir(parents=True, exist_ok=True)
     _finish_save(folder)
     aside = [(_write_aside(folder/name, data), folder/name) for name, data in ((_CONFIG, text.encode()), (_WEIGHTS, weights))]
@@ -87,18 +88,23 @@ def _read_json(path):
     return config
 
 def _matching_config(folder, digest):
-    "The config that belongs to weights with this digest: config.json, or after an interrupted save the one written aside."
-    config = _read_json(folder/_CONFIG) if (folder/_CONFIG).is_file() else None
-    if config is not None and config.get('weights_sha256') == digest: return config
-    aside = folder/('.' + _CONFIG + _ASIDE)
-    if aside.is_file():
-        try: new = _read_json(aside)
-        except PretrainedError: new = {}
-        if new.get('weights_sha256') == digest: return new
-    if config is None: raise PretrainedError(f'{folder.name}: has no {_CONFIG}; expected a folder that write_pretrained or save_pretrained made')
-    if 'weights_sha256' not in config: raise PretrainedError(f'{_CONFIG}: lacks weights_sha256, so it was not written by retigan; save the model again')
-    raise PretrainedError(f'{_WEIGHTS}: not the file that {_CONFIG} belongs to (its SHA-256 differs): one of them was changed, cut short, or '
-                          'comes from another model; get both again, or save the model again')
+    "The config written with weights of this digest, or None: the one aside (a save may be between its renames), or config.json."
+    for name in ('.' + _CONFIG + _ASIDE, _CONFIG):           # in this order, for the first becomes the second
+        try: config = _read_json(folder/name)
+        except FileNotFoundError: continue
+        except PretrainedError:
+            if name == _CONFIG: raise
+        else:
+            if config.get('weights_sha256') == digest: return config
+
+def _refuse_pair(folder):
+    "Raise PretrainedError for weights to which no config belongs."
+    if not (folder/_CONFIG).is_file():
+        raise PretrainedError(f'{folder.name}: has no {_CONFIG}; expected a folder that write_pretrained or save_pretrained made')
+    if 'weights_sha256' not in _read_json(folder/_CONFIG):
+        raise PretrainedError(f'{_CONFIG}: lacks weights_sha256, so it was not written by retigan; save the model again')
+    raise PretrainedError(f'{_WEIGHTS}: not the file that {_CONFIG} belongs to (its SHA-256 differs): one of them was changed, cut '
+                          'short, or comes from another model; get both again, or save the model again')
 
 # %% ../nbs/02_weights.ipynb #read-pretrained
 def read_pretrained(
@@ -116,12 +122,16 @@ def read_pretrained(
         for other in sorted(folder.iterdir()):
             if other.suffix in _PICKLES: _refuse_pickle(other)
         raise PretrainedError(f'{folder.name}: has no {_WEIGHTS}; expected a folder that write_pretrained or save_pretrained made')
-    data = path.read_bytes()
-    if data[:1] == b'\x80' and data[1:2] <= b'\x05' or data[:4] == b'PK\x03\x04': _refuse_pickle(path)
-    config = _matching_config(folder, hashlib.sha256(data).hexdigest())
+    data, config = None, None
+    while config is None:                                    # again while somebody writes to the folder
+        data, before = path.read_bytes(), data
+        if data == before: _refuse_pair(folder)
+        if data[:1] == b'\x80' and data[1:2] <= b'\x05' or data[:4] == b'PK\x03\x04': _refuse_pickle(path)
+        config = _matching_config(folder, hashlib.sha256(data).hexdigest())
     try: tensors = st.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise PretrainedError(f'{path.name}: not readable as safetensors ({error}); get the folder again, or save the model again') from error
+        raise PretrainedError(f'{path.name}: not readable as safetensors ({error}); get the folder again, or save the model again'
+                              ) from error
     config = {name: value for name, value in config.items() if name not in _OWN}
     if model_type is not None and (found := config.pop('model_type', None)) != model_type:
         raise PretrainedError(f'{_CONFIG}: is for {found or "a network it does not name"}, expected {model_type}')
