@@ -8,6 +8,7 @@ __all__ = ['confusion', 'dice', 'sensitivity', 'specificity', 'accuracy', 'show_
 
 # %% ../nbs/04_metrics.ipynb #imports
 import math
+from numbers import Real
 
 import numpy as np
 import torch
@@ -76,8 +77,8 @@ def show_errors(
     fov=None, # (1, H, W) in {0, 1}; None: everything counts
 )->torch.Tensor: # (3, H, W) in [-1, 1]
     "A picture of the errors: hits white, misses blue, false alarms orange, background black, outside the field of view dark grey."
-    fov = torch.ones_like(target) if fov is None else fov
     _inside(pred, target, fov)                                  # the same checks as the scores
+    fov = torch.ones_like(target) if fov is None else fov
     if pred.ndim != 3 or pred.shape[0] != 1: raise ValueError(f'pred has shape {tuple(pred.shape)}, expected (1, H, W)')
     p, t, f = (m.detach().cpu().float() for m in (pred, target, fov))
     out = torch.full((3, *p.shape[1:]), -1.)
@@ -122,7 +123,7 @@ def roc_auc(
     target, # Mask in {0, 1}, the same shape
     fov=None, # Mask of what counts; None: everything
 )->float: # 0 to 1; 0.5 for guessing
-    "Area under the ROC curve, exact, ties counted half. Raises ValueError as `confusion`, and when target holds one class only."
+    "Area under the ROC curve from every value, to 1e-6, ties counted half. Raises ValueError as `confusion`, and when target holds one class only."
     from torchmetrics.functional.classification import binary_auroc
     return float(binary_auroc(*_ranks(prob, target, fov, 'roc_auc')))
 
@@ -138,7 +139,7 @@ def average_precision(
 # %% ../nbs/04_metrics.ipynb #all
 def _threshold_scores(prob, target, fov, threshold):
     "Every score of `vessel_scores` but clDice."
-    if not 0 <= threshold <= 1: raise ValueError(f'threshold must be from 0 to 1, not {threshold!r}')
+    if not (isinstance(threshold, Real) and 0 <= threshold <= 1): raise ValueError(f'threshold must be a number from 0 to 1, not {threshold!r}')
     _inside(prob, target, fov, binary=False)
     pred = (prob >= threshold).float()
     scores = {score.__name__: score(pred, target, fov) for score in (dice, sensitivity, specificity, accuracy)}
@@ -165,11 +166,16 @@ def mean_scores(
     return {k: math.fsum(row[k] for row in rows)/len(rows) for k in rows[0]}
 
 def _pool(probs, targets, fovs):
-    "Lists of pictures as three flat tensors."
+    "What counts of lists of pictures: (probabilities, targets), flat. Each picture is checked by itself, a transposed one would go unseen in the heap."
     fovs = [None]*len(targets) if fovs is None else fovs
     if not len(probs) == len(targets) == len(fovs) > 0: raise ValueError(f'{len(probs)} probs, {len(targets)} targets, {len(fovs)} fovs, expected as many of each')
-    fovs = [torch.ones_like(t) if f is None else f for f, t in zip(fovs, targets)]
-    return [torch.cat([x.flatten().cpu() for x in xs]) for xs in (probs, targets, fovs)]
+    kept = []
+    for i, (p, t, f) in enumerate(zip(probs, targets, fovs)):
+        try: _inside(p, t, f, binary=False)
+        except ValueError as e: raise ValueError(f'picture {i}: {e}') from None
+        where = torch.ones_like(t, dtype=torch.bool) if f is None else f == 1
+        kept.append((p.detach().cpu()[where.cpu()], t.cpu()[where.cpu()]))
+    return [torch.cat(xs) for xs in zip(*kept)]
 
 def pooled_scores(
     probs, # List of probabilities, one a picture
@@ -178,7 +184,7 @@ def pooled_scores(
     threshold:float=.5, # Probability from which a pixel is vessel
 )->dict: # as `vessel_scores`, without cl_dice, which has no meaning for a heap of pixels
     "The scores of all pixels of several pictures together. Raises ValueError as `vessel_scores`, and for lists of unequal length."
-    return _threshold_scores(*_pool(probs, targets, fovs), threshold)
+    return _threshold_scores(*_pool(probs, targets, fovs), None, threshold)
 
 # %% ../nbs/04_metrics.ipynb #best-threshold
 def best_threshold(
@@ -188,9 +194,13 @@ def best_threshold(
 )->float: # from 0 to 1
     """The threshold with the best Dice of all pixels together, to 1/1000: for training or validation pictures, never test ones.
 
-    A pixel is vessel from the threshold on. Of equally good thresholds, the middle one. Raises ValueError as `pooled_scores`."""
-    p, t = _inside(*_pool(probs, targets, fovs), binary=False)
-    level = (p*1000).floor().long().clamp(0, 1000)              # a pixel passes all thresholds up to its level
+    A pixel is vessel from the threshold on. Of equally good thresholds, the middle one.
+    Raises ValueError for wrong pictures as `pooled_scores`, and when no target holds a vessel."""
+    p, t = _pool(probs, targets, fovs)
+    t, kind = t == 1, p.dtype if p.is_floating_point() else torch.float64
+    if not t.any(): raise ValueError('targets hold no vessel inside fovs, expected some: without them every threshold that marks nothing is best')
+    grid = (torch.arange(1001, dtype=torch.float64)/1000).to(kind).double()    # rounded as `prob >= threshold` rounds it
+    level = torch.bucketize(p.double(), grid, right=True) - 1                  # a pixel passes all thresholds up to its level
     def passing(mask): return torch.bincount(level[mask], minlength=1001).flip(0).cumsum(0).flip(0).double()
     tp, marked = passing(t), passing(torch.ones_like(t))
     score = 2*tp/(marked + t.sum()).clamp(min=1)
