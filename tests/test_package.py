@@ -58,7 +58,10 @@ def test_wheel_holds_the_package_and_nothing_else(dist):
     assert not [name for name in names if Path(name).suffix in PICTURES_AND_NOTEBOOKS]
     info = f"retigan-{settings()['version']}.dist-info"
     assert {Path(name).parts[0] for name in names} == {'retigan', info}
-    assert {name for name in names if name.startswith('retigan/')} == {path.relative_to(ROOT).as_posix() for path in (ROOT/'retigan').glob('*.py')}
+    weights = [path for path in (ROOT/'retigan'/'pretrained').rglob('*') if path.is_file()]
+    assert weights and sum(path.stat().st_size for path in weights) < 16e6
+    expected = {path.relative_to(ROOT).as_posix() for path in [*(ROOT/'retigan').glob('*.py'), *weights]}
+    assert {name for name in names if name.startswith('retigan/')} == expected
     assert any(Path(name).name == 'LICENSE' for name in names)
     for line in settings()['console_scripts'].split(): assert ' = '.join(line.split('=')) in entries
     assert f"Version: {settings()['version']}" in metadata and 'Requires-Python: >=3.10' in metadata
@@ -143,6 +146,14 @@ def test_simulate_writes_eyes(python, tmp_path):
     "README's first command, on two small eyes."
     run(python.parent/'retigan-simulate', '--n', '2', '--size', '64', '--out', 'eyes', cwd=tmp_path, TQDM_DISABLE='1', OMP_NUM_THREADS='1')
     assert sorted(path.name for path in (tmp_path/'eyes'/'images').iterdir()) == ['00000.png', '00001.png']
+
+
+def test_segment_finds_vessels_with_what_the_package_brings(python, tmp_path):
+    "The shipped network, from the installed package, without a network connection."
+    env = dict(TQDM_DISABLE='1', OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
+    run(python.parent/'retigan-simulate', '--n', '1', '--size', '128', '--out', 'eyes', cwd=tmp_path, **env)
+    said = run(python.parent/'retigan-segment', 'eyes', '--out', 'trees', '--no_flips', cwd=tmp_path, **env)
+    assert '1 vessel trees written' in said and (tmp_path/'trees'/'masks'/'00000.png').is_file()
 
 
 @pytest.mark.parametrize('name', MODULES)
