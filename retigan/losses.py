@@ -114,7 +114,7 @@ class WeightsError(ValueError):
     "Weights of the perceptual network can't be had or can't be used; the message says what can be done."
 
 _CHOICES = ("Choose one of: a network connection, for weights='DEFAULT'; weights_path=, a file with VGG19's convolutions (.pth, "
-            ".safetensors or .npz); features='unet' with network=, any network with a method `features`; weights='random', for tests only")
+            ".safetensors or .npz); features='unet' with network=, any network with a method `features`, such as UNet.from_pretrained(); weights='random', for tests only")
 
 def _download_state():
     "VGG19's convolutions through torchvision; raises WeightsError with the choices when there is no network."
@@ -183,7 +183,7 @@ def _make_vgg(weights, weights_path, convention, seed):
 def _copy_network(network):
     "A copy of a user's network, which must have a method `features`."
     if not callable(getattr(network, 'features', None)):
-        raise ValueError("features='unet' needs network=, a module whose method `features(x)` returns a list of maps, such as a trained UNet")
+        raise ValueError("features='unet' needs network=, a module whose method `features(x)` returns a list of maps, such as UNet.from_pretrained() of retigan.unet")
     return copy.deepcopy(network)
 
 def _check_picture(x, vgg, least):
