@@ -9,7 +9,7 @@ __all__ = ['plain_errors', 'simulate', 'segment']
 import functools
 import sys
 
-from fastcore.script import Param, call_parse
+from fastcore.script import call_parse
 
 # %% ../nbs/14_cli.ipynb #says
 def plain_errors(command):
@@ -44,14 +44,14 @@ def simulate(
 @call_parse
 @plain_errors
 def segment(
-    images:Param('Photographs: files, or folders of them', str, nargs='+'),
+    images:str, # Photographs: a file, or a folder of them
     weights:str='vessels-simulated', # A network of the package, a folder, or owner/name on the Hugging Face hub
     out:str='vessels', # Folder for masks/, fov/ and images/; a run that was stopped goes on there
     threshold:float=None, # Probability from which a pixel is vessel; default: what was chosen for the weights
-    no_flips:bool=False, # One look instead of the mean over four mirror images: four times as fast
+    fast:bool=False, # One look instead of the mean over four mirror images: four times as fast
     tile:int=512, # Largest side in pixels of what the network sees at once
     native:bool=False, # Leave the photographs their size, whatever the network learnt from
-    masks_only:bool=False, # Do not put the photographs beside the masks
+    nocopy:bool=False, # Do not put the photographs beside the masks
     device:str='auto', # cpu, cuda, or auto
 ):
     "Find the vessels in photographs and write them as masks."
@@ -62,7 +62,7 @@ def segment(
     if device not in ('cpu', 'cuda') or device == 'cuda' and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, expected 'auto', 'cpu', or 'cuda' where there is a CUDA device")
     net = UNet.from_pretrained(weights).to(device)
-    report = segment_files(images, out, net, threshold, not no_flips, tile, 0 if native else None, masks_only)
+    report = segment_files(images, out, net, threshold, not fast, tile, 0 if native else None, nocopy)
     done, skipped, bad = (len(report[k]) for k in ('done', 'skipped', 'bad'))
     for why in report['bad'].values(): print(f'retigan-segment: left out: {why}', file=sys.stderr)
     if bad and not done + skipped: raise ValueError(f'none of {bad} files could be read')

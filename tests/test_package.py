@@ -152,7 +152,7 @@ def test_segment_finds_vessels_with_what_the_package_brings(python, tmp_path):
     "The shipped network, from the installed package, without a network connection."
     env = dict(TQDM_DISABLE='1', OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
     run(python.parent/'retigan-simulate', '--n', '1', '--size', '128', '--out', 'eyes', cwd=tmp_path, **env)
-    said = run(python.parent/'retigan-segment', 'eyes', '--out', 'trees', '--no_flips', cwd=tmp_path, **env)
+    said = run(python.parent/'retigan-segment', 'eyes', '--out', 'trees', '--fast', cwd=tmp_path, **env)
     assert '1 vessel trees written' in said and (tmp_path/'trees'/'masks'/'00000.png').is_file()
 
 

@@ -31,7 +31,7 @@ def clinic(tmp_path):
 
 
 def test_command_segments_a_folder(clinic, tmp_path):
-    done = segment(clinic, '--out', 'trees', '--no_flips', cwd=tmp_path)
+    done = segment(clinic, '--out', 'trees', '--fast', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == '3 vessel trees written, 0 were there, 1 left out: trees/masks'
     assert 'torn.png' in done.stderr and 'Traceback' not in done.stderr
@@ -39,15 +39,15 @@ def test_command_segments_a_folder(clinic, tmp_path):
         eye = simulate_eye(256, seed=seed)
         assert dice(read_mask(tmp_path/f'trees/masks/eye{seed}.png'), eye.vessels, eye.fov) > .5
     assert list(json.loads((tmp_path/'trees/segment.json').read_text())['bad']) == ['torn']
-    again = segment(clinic, '--out', 'trees', '--no_flips', cwd=tmp_path)
+    again = segment(clinic, '--out', 'trees', '--fast', cwd=tmp_path)
     assert '0 vessel trees written, 3 were there, 1 left out' in again.stdout
 
 
 def test_same_masks_from_one_process_or_two_runs(clinic, tmp_path):
     "A run that went on where another stopped writes the same bytes."
-    segment(clinic, '--out', 'whole', '--no_flips', cwd=tmp_path)
-    segment(clinic/'eye1.png', '--out', 'parts', '--no_flips', cwd=tmp_path)
-    segment(clinic, '--out', 'parts', '--no_flips', cwd=tmp_path)
+    segment(clinic, '--out', 'whole', '--fast', cwd=tmp_path)
+    segment(clinic/'eye1.png', '--out', 'parts', '--fast', cwd=tmp_path)
+    segment(clinic, '--out', 'parts', '--fast', cwd=tmp_path)
     for seed in range(3): assert (tmp_path/f'whole/masks/eye{seed}.png').read_bytes() == (tmp_path/f'parts/masks/eye{seed}.png').read_bytes()
 
 
@@ -76,7 +76,7 @@ def test_killed_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize('words, code, says', [
-    (['nowhere'], 2, 'no such file'), (['clinic', '--threshold', '2'], 2, 'threshold must be'), (['clinic', '--tile', '40', '--no_flips', '--native'], 2, 'tile is 40'),
+    (['nowhere'], 2, 'no such file'), (['clinic', '--threshold', '2'], 2, 'threshold must be'), (['clinic', '--tile', '40', '--fast', '--native'], 2, 'tile is 40'),
     (['clinic', '--weights', 'no-such-net'], 2, 'neither a folder'), (['clinic', '--device', 'tpu'], 2, 'device is')])
 def test_mistakes_end_in_one_sentence(clinic, tmp_path, words, code, says):
     done = segment(*words, cwd=tmp_path, HF_HUB_OFFLINE='1')
