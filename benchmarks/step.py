@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What a training step costs: as pix2pixHD's train loop does it, and ours, lever by lever.
 
-    OMP_NUM_THREADS=2 python benchmarks/step.py [--sizes 256 512] [--rounds 4 2] --check --wait --out results/step.md
-    OMP_NUM_THREADS=2 python benchmarks/step.py --scale --memory --out results/step_scale.md
+    OMP_NUM_THREADS=2 python benchmarks/step.py --sizes 256 --rounds 3 --check --wait --out results/step.md
+    OMP_NUM_THREADS=2 python benchmarks/step.py --sizes 512 --rounds 1 --sides all --out results/step_512.md
+    OMP_NUM_THREADS=2 python benchmarks/step.py --scale --memory --rounds 1 --limit 65536 --out results/step_scale.md
 
 The plain step runs D on the detached fake for its own loss and once more on the fake for G's, fills D's gradients while
 walking back through G's loss, and has two Adams that are not fused. Networks, losses and the smoothed pair are the same
@@ -160,11 +161,11 @@ def alternate(sides, batch, rounds) -> dict:
 
 
 @cache
-def operations(cfg, gradients) -> float:
+def operations(cfg, gradients, cached) -> float:
     "TFLOP of a step's forward and backward passes, counted on the meta device."
     parts, batch = make_parts(cfg, 'meta'), make_batch(cfg, 'meta')
     batch.smoothed = batch.real
-    if gradients is our_gradients and parts.loss_g.perceptual is not None:
+    if cached and parts.loss_g.perceptual is not None:
         with no_value_checks(): batch.features = parts.loss_g.perceptual.perception(batch.real)
     with no_value_checks(), FlopCounterMode(display=False) as flops: gradients(parts, batch, list(parts.D.parameters()))
     return flops.get_total_flops()/1e12
@@ -185,9 +186,9 @@ def ceiling(device) -> str:
 def time_table(args) -> list:
     lines = ['## A step', '', f'Preset {args.preset}, batch {args.batch}, perceptual network {args.perceptual}. Just before, {ceiling(args.device)}. Time: median '
              '(range). Ratio: median over the rounds of the plain step\'s time by this side\'s in the same round (range). TFLOP: counted for forward and backward '
-             'passes on the meta device, for every side of ours with kept features; TFLOP/s is that by the median time.', '',
+             'passes on the meta device; TFLOP/s is that by the median time.', '',
              '| size | side | seconds a step | ratio to plain | images/s | TFLOP a step | TFLOP/s |', '|---|---|---|---|---|---|---|']
-    sides = make_sides(config(args, args.sizes[0]), args.device)
+    sides = [s for s in make_sides(config(args, args.sizes[0]), args.device) if not args.sides or s.name.startswith(('plain', *args.sides))]
     print('\n'.join(lines), flush=True)
     for k, size in enumerate(args.sizes):
         cfg = config(args, size)
@@ -202,7 +203,7 @@ def time_table(args) -> list:
 def time_row(cfg, side, times) -> str:
     t, plain = times[side.name], times['plain']
     ratios, median = [p/x for p, x in zip(plain, t)], statistics.median(t)
-    tflop = operations(cfg, getattr(side, 'gradients', our_gradients))
+    tflop = operations(cfg, getattr(side, 'gradients', our_gradients), getattr(side, 'cached', False))
     return (f'| {cfg.size} | {side.name} | {median:.3g} ({min(t):.3g}-{max(t):.3g}) | {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) '
             f'| {cfg.batch_size/median:.3g} | {tflop:.3g} | {tflop/median:.3g} |')
 
@@ -272,7 +273,7 @@ def scale_table(args) -> list:
             times.append(seconds(lambda: side(b)))
     points = []
     for size, batch in cases:
-        tflop, t = operations(config(args, size, batch), our_gradients), timed.get((size, batch))
+        tflop, t = operations(config(args, size, batch), our_gradients, True), timed.get((size, batch))
         median = statistics.median(t) if t else None
         points.append((size, batch, tflop, median))
         cell = f'{median:.3g} | {median/batch:.3g} | {tflop/median:.3g}' if t else ' | | '
@@ -370,6 +371,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', type=int, nargs='+', default=[256, 512])
     parser.add_argument('--rounds', type=int, nargs='+', default=[4, 2], help='for each size; the last one for those that follow')
+    parser.add_argument('--sides', nargs='+', help='only plain and the sides whose names begin so, such as: all')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--preset', default='paper')
     parser.add_argument('--perceptual', choices=('random', 'unet', 'none'), default='random', help="random: VGG19 with seeded weights, which costs what the true one does")
