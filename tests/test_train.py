@@ -2,7 +2,6 @@
 full, files that are broken, two processes against one, and the step beside one written the plain way."""
 import json
 import os
-import random
 import resource
 import shutil
 import signal
