@@ -255,7 +255,6 @@ def test_killed_at_twenty_moments(tmp_path):
     assert steps_kept(tmp_path/'run') == [98, 100] and not aside(tmp_path/'run')
 
 
-@pytest.mark.xfail(strict=True, reason='open_run takes a config that was left aside for a foreign file')
 def test_killed_before_the_first_config_was_whole(eyes, tmp_path):
     "All that such a run holds is a file aside; it can be resumed, which is to start."
     (tmp_path/'run').mkdir()
@@ -323,10 +322,7 @@ def test_files_that_may_not_grow(eyes, tmp_path):
     assert_same_run(tmp_path/'whole', run)
 
 
-LEFT = pytest.mark.xfail(strict=True, reason='.latest.part is left when its rename fails')
-
-
-@pytest.mark.parametrize('call', [*range(5), pytest.param(5, marks=LEFT)])
+@pytest.mark.parametrize('call', range(6))
 def test_a_disk_that_fails_at_any_rename(eyes, tmp_path, monkeypatch, call):
     "Four renames of files, one of the folder, one of `latest`: what is there stays, and a resume goes on."
     run, count, real = tmp_path/'run', iter(range(1000)), os.replace
@@ -474,7 +470,6 @@ def test_a_term_that_is_not_finite_ends_the_run(eyes, tmp_path, side, term, call
     assert_same_run(tmp_path/'whole', tmp_path/'run')
 
 
-@pytest.mark.xfail(strict=True, reason='D and Perception raise ValueError for NaN before a loss is there to be watched')
 @pytest.mark.parametrize('perceptual', ['none', 'unet'])
 def test_weights_that_burst(eyes, tmp_path, perceptual):
     "A learning rate that no network survives, with and without a network that looks at the pictures."
@@ -486,7 +481,6 @@ def test_weights_that_burst(eyes, tmp_path, perceptual):
     assert finite(tmp_path/'run') and steps_kept(tmp_path/'run') == [2]
 
 
-@pytest.mark.xfail(strict=True, reason='a save between two looks at the losses ends in CheckpointError')
 def test_nothing_is_saved_of_a_loss_that_was_not_read_yet(eyes, tmp_path, monkeypatch):
     "On a GPU the terms are read every log_every steps only; a save between must not name the disk as the cause."
     trainer = Trainer(tiny(), cpu=True)
