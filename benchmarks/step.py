@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What a training step costs: as pix2pixHD's train loop does it, and ours, lever by lever.
 
-    OMP_NUM_THREADS=2 python benchmarks/step.py --sizes 256 --rounds 3 --check --wait --out results/step.md
-    OMP_NUM_THREADS=2 python benchmarks/step.py --sizes 512 --rounds 1 --sides all --out results/step_512.md
+    OMP_NUM_THREADS=2 python benchmarks/step.py --sizes 256 --rounds 4 --check --wait --out results/step.md
+    OMP_NUM_THREADS=2 python benchmarks/step.py --sizes 512 --rounds 2 --sides all --out results/step_512.md
     OMP_NUM_THREADS=2 python benchmarks/step.py --scale --memory --rounds 1 --limit 65536 --out results/step_scale.md
 
 The plain step runs D on the detached fake for its own loss and once more on the fake for G's, fills D's gradients while
@@ -143,20 +143,24 @@ def make_sides(cfg, device) -> list:
 
 # --- timing
 
-def seconds(work) -> float:
-    begin = time.perf_counter()
+def clocked(work) -> tuple:
+    "Seconds, and seconds of all this process's threads, which other people's programs disturb less."
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     work()
     if torch.cuda.is_available(): torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - begin_cpu
+
+
+def seconds(work) -> float: return clocked(work)[0]
 
 
 def alternate(sides, batch, rounds) -> dict:
-    "Seconds by side, one value a round; each round begins with another side."
+    "(seconds, CPU seconds) by side, one pair a round; each round begins with another side."
     batches, times = {s.name: s.prepare(batch) for s in sides}, {s.name: [] for s in sides}
     for k in range(rounds):
         for i in range(len(sides)):
             side = sides[(i + k) % len(sides)]
-            times[side.name].append(seconds(lambda: side(batches[side.name])))
+            times[side.name].append(clocked(lambda: side(batches[side.name])))
     return times
 
 
@@ -185,9 +189,10 @@ def ceiling(device) -> str:
 
 def time_table(args) -> list:
     lines = ['## A step', '', f'Preset {args.preset}, batch {args.batch}, perceptual network {args.perceptual}. Just before, {ceiling(args.device)}. Time: median '
-             '(range). Ratio: median over the rounds of the plain step\'s time by this side\'s in the same round (range). TFLOP: counted for forward and backward '
+             '(range). Ratio: median over the rounds of the plain step\'s time by this side\'s in the same round (range). CPU seconds: of all threads of the process, which '
+             'waiting for a core does not lengthen. TFLOP: counted for forward and backward '
              'passes on the meta device; TFLOP/s is that by the median time.', '',
-             '| size | side | seconds a step | ratio to plain | images/s | TFLOP a step | TFLOP/s |', '|---|---|---|---|---|---|---|']
+             '| size | side | seconds a step | ratio to plain | CPU seconds | their ratio | images/s | TFLOP a step | TFLOP/s |', '|---|---|---|---|---|---|---|---|---|']
     sides = [s for s in make_sides(config(args, args.sizes[0]), args.device) if not args.sides or s.name.startswith(('plain', *args.sides))]
     print('\n'.join(lines), flush=True)
     for k, size in enumerate(args.sizes):
@@ -200,11 +205,17 @@ def time_table(args) -> list:
     return lines
 
 
+def ratio(plain, ours) -> str:
+    "Median and range over the rounds."
+    r = [a/b for a, b in zip(plain, ours)]
+    return f'{statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})'
+
+
 def time_row(cfg, side, times) -> str:
-    t, plain = times[side.name], times['plain']
-    ratios, median = [p/x for p, x in zip(plain, t)], statistics.median(t)
+    (t, cpu), (plain, plain_cpu) = (list(zip(*times[name])) for name in (side.name, 'plain'))
+    median = statistics.median(t)
     tflop = operations(cfg, getattr(side, 'gradients', our_gradients), getattr(side, 'cached', False))
-    return (f'| {cfg.size} | {side.name} | {median:.3g} ({min(t):.3g}-{max(t):.3g}) | {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) '
+    return (f'| {cfg.size} | {side.name} | {median:.3g} ({min(t):.3g}-{max(t):.3g}) | {ratio(plain, t)} | {statistics.median(cpu):.3g} | {ratio(plain_cpu, cpu)} '
             f'| {cfg.batch_size/median:.3g} | {tflop:.3g} | {tflop/median:.3g} |')
 
 
