@@ -70,7 +70,8 @@ def step_g(
     "Add the gradients of the generator's loss to G's weights. D's weights collect nothing."
     terms = loss(look.on_fake, look.on_real, look.leaf, look.real)
     (terms['total']*scale).backward(inputs=[look.leaf], retain_graph=True)
-    slope, look.leaf.grad = look.leaf.grad/scale, None
+    slope, look.leaf.grad = look.leaf.grad, None
+    slope = slope.to(torch.promote_types(slope.dtype, torch.float32))/scale          # float16 would lose the smallest here
     backward((look.fake*slope).sum())
     return {name: term.detach() for name, term in terms.items()}
 
@@ -847,11 +848,13 @@ def final_sheet(
 
 # %% ../nbs/11_train.ipynb #cost
 class _Saved:
-    "Bytes that autograd keeps, each storage counted once."
-    def __init__(self): self.seen = {}
+    "What autograd keeps beside the weights, each storage once; held, so that no address is used twice."
+    def __init__(self, model): self.seen, self.own = {}, {p.untyped_storage().data_ptr() for p in model.parameters()}
     def keep(self, t):
-        self.seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in self.own: self.seen[storage.data_ptr()] = storage
         return t
+    def nbytes(self): return sum(storage.nbytes() for storage in self.seen.values())
 
 def training_cost(
     cfg:RetiGANConfig, # What is to be trained
@@ -860,19 +863,21 @@ def training_cost(
 )->dict: # 'seconds' a step, 'minutes' for all steps, 'memory_mb'
     """What a training will cost on this machine, from a few steps on noise.
 
-    The memory is the peak of the device on CUDA; elsewhere the weights, gradients and Adam's averages, and what the two
+    The memory is the peak of the device on CUDA; elsewhere the weights, their average, gradients and Adam's two numbers, and what the two
     losses keep for the way back, counted, without PyTorch itself (some 500 MB)."""
     trainer, size = Trainer(cfg, **options), cfg.size
     part = cfg.batch_size//trainer.options['accumulate']//trainer.accelerator.num_processes
     batch = dict(image=torch.rand(part, 3, size, size)*2 - 1, vessels=torch.ones(part, 1, size, size), fov=torch.ones(part, 1, size, size))
-    parts, saved, cuda = [batch]*trainer.options['accumulate'], _Saved(), trainer.device.type == 'cuda'
+    parts, saved, cuda = [batch]*trainer.options['accumulate'], _Saved(trainer.model), trainer.device.type == 'cuda'
     if cuda: torch.cuda.reset_peak_memory_stats()
     with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda t: t): trainer._train_step(parts)
+    kept = saved.nbytes()
+    saved.seen.clear()
     if cuda: torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(steps): trainer._train_step(parts)
     if cuda: torch.cuda.synchronize()
     seconds = (time.perf_counter() - start)/steps
-    weights = sum(p.numel()*p.element_size() for p in trainer.model.parameters())
-    memory = torch.cuda.max_memory_allocated() if cuda else 4*weights + sum(saved.seen.values())
+    weights, average = (sum(p.numel()*p.element_size() for p in net.parameters()) for net in (trainer.model, trainer.model.G))
+    memory = torch.cuda.max_memory_allocated() if cuda else 4*weights + average + kept
     return dict(seconds=seconds, minutes=seconds*cfg.steps/60, memory_mb=memory/2**20)
