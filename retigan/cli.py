@@ -73,7 +73,7 @@ def segment(
 
 # %% ../nbs/14_cli.ipynb #remember
 _TRAIN = dict(preset='demo', data=None, vessels=None, steps=None, batch=None, lr=None, seed=0, save_every=None, eyes=200, precision='auto',
-              accumulate=1, pool=0)
+              accumulate=1, pool=0, perceptual=None)
 
 def _remembered(folder, given, resume):
     "The options of a run: those given, else those it was started with, else the defaults."
@@ -122,7 +122,8 @@ def train(
     accumulate:int=None, # Parts of a batch computed one after the other, to save memory; default: 1
     recompute:str='none', # Compute activations of G twice instead of keeping them: none, bottle, all
     pool:int=None, # Painted pictures kept for the discriminators; default: 0
-    vgg:str=None, # VGG19 weights, a file, for presets that use them
+    perceptual:str=None, # Network of the perceptual loss: unet, vgg19 or none; default: of the preset (paper: vgg19, to be downloaded)
+    vgg:str=None, # VGG19 weights, a file, instead of downloading them
     device:str='auto', # cpu, or auto
 ):
     "Train RetiGAN and end with a picture."
@@ -137,7 +138,7 @@ def _train(folder, o, resume, workers, **machine):
     "Check, say, train, judge."
     from retigan.model import RetiGANConfig
     from retigan.train import Trainer, final_sheet, load_run, open_run
-    changes = dict(steps=o['steps'], batch_size=o['batch'], lr=o['lr'], seed=o['seed'])
+    changes = dict(steps=o['steps'], batch_size=o['batch'], lr=o['lr'], seed=o['seed'], perceptual=o['perceptual'])
     config = RetiGANConfig.preset(o['preset'], **{k: v for k, v in changes.items() if v is not None})
     open_run(folder, resume)                                                 # before the minutes that reading the data may take
     learn, test = _training_data(o['data'], o['vessels'], o['seed'], o['eyes'], config.size)

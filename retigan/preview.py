@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'COLUMNS', 'draw_losses', 'join_row', 'draw_row', 'wipe', 'encode', 'decode', 'figure_bytes', 'Album',
-           'status_line', 'has_front_end', 'TrainingPreview', 'PreviewPanel', 'simulate_tree', 'GeneratorPlayground',
-           'PlaygroundPanel']
+           'status_line', 'has_front_end', 'TrainingPreview', 'StillTraining', 'PreviewPanel', 'simulate_tree',
+           'GeneratorPlayground', 'PlaygroundPanel']
 
 # %% ../nbs/12_preview.ipynb #imports
 import base64
@@ -254,6 +254,18 @@ def wait(self:TrainingPreview,
     if not self.running and self.error is not None: raise self.error
     return self.history
 
+# %% ../nbs/12_preview.ipynb #preview-result
+class StillTraining(RuntimeError):
+    "The training has not ended yet. A notebook shows the message alone."
+    def _render_traceback_(self): return [str(self)]
+
+@patch
+def result(self:TrainingPreview)->list: # the rows of losses
+    "The history once the training has ended. Before that: waits where there are no widgets, else raises StillTraining, so that the kernel is free for the buttons."
+    if self.panel is not None and self.running:
+        raise StillTraining(f'{self.status()}. The training goes on above. Run this cell and those below it when it has ended, or press Stop there.')
+    return self.wait()
+
 # %% ../nbs/12_preview.ipynb #preview-ask
 @patch
 def pause(self:TrainingPreview):
@@ -415,9 +427,11 @@ def _follow(self:PreviewPanel):
     for slide, first in ((self.step, steps[-1]), (self.before, steps[0]), (self.after, steps[-1])):
         old, newest = slide.value, slide.options[-1][1]
         value = first if old == -1 else steps[-1] if old == newest and slide is not self.before else min(steps, key=lambda s: abs(s - old))
-        with slide.hold_sync(): slide.options, slide.value = [(str(s), s) for s in steps], value   # one message, or the page would jump
+        slide.options = [(str(s), s) for s in steps]            # in one message with the value, the page would keep the old label
+        slide.value = value
     self.eye.max, self.quiet = len(self.preview.pictures['fake']) - 1, False
 
+# %% ../nbs/12_preview.ipynb #panel-rows
 @patch
 def show_row(self:PreviewPanel):
     p, step = self.preview, self.step.value

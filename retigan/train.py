@@ -115,7 +115,8 @@ def make_losses(
 )->tuple: # (GeneratorLoss, DiscriminatorLoss)
     "The two losses that a config asks for. Raises WeightsError when the perceptual network can't be had."
     perceptual, weight = None, cfg.lambda_vgg if cfg.perceptual != 'none' else 0.
-    if weight and cfg.perceptual == 'unet': perceptual = PerceptualLoss(VesselEyes(UNet.from_pretrained('vessels-small')))
+    eyes = 'vessels-small' if cfg.size < 400 else 'vessels-simulated'               # which knows vessels of this width
+    if weight and cfg.perceptual == 'unet': perceptual = PerceptualLoss(VesselEyes(UNet.from_pretrained(eyes)))
     elif weight and cfg.perceptual == 'vgg19': perceptual = PerceptualLoss(weights_path=weights_path)
     elif weight: perceptual = PerceptualLoss(weights='random', seed=cfg.seed)
     return (GeneratorLoss(cfg.lambda_adv, cfg.lambda_fm, weight, cfg.gan_loss, perceptual=perceptual),
@@ -734,7 +735,6 @@ def _loop(self:Trainer, pairs, workers, until, log_every):
     "Steps until `until`, with everything that happens beside them."
     error, self.state, self._window = None, 'running', []
     window = self._window
-    self._asked.clear()
     try:
         with _graceful(self):
             for c in self.callbacks: c.begin(self)
@@ -754,6 +754,7 @@ def _loop(self:Trainer, pairs, workers, until, log_every):
                 for c in self.callbacks: c.after_step(self)
     except BaseException as e: error = e; raise
     finally:
+        self._asked.clear()
         self.state = 'failed' if error else 'done' if self.step >= self.config.steps else 'stopped'
         for c in self.callbacks: c.end(self, error)
 

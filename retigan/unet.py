@@ -6,6 +6,7 @@
 __all__ = ['NORMS', 'MODES', 'DualConv', 'Encoder', 'Decoder', 'pad_to_multiple', 'UNet', 'shipped_networks']
 
 # %% ../nbs/03_unet.ipynb #imports
+import json
 from importlib import resources
 from numbers import Integral
 from pathlib import Path
@@ -194,7 +195,9 @@ def _shipped(): return resources.files('retigan')/'pretrained'
 def shipped_networks()->list: # of names for `UNet.from_pretrained`
     "Names of the networks that come with the package."
     folder = _shipped()
-    return sorted(f.name for f in folder.iterdir() if (f/'config.json').is_file()) if folder.is_dir() else []
+    if not folder.is_dir(): return []
+    def is_unet(f): return (f/'config.json').is_file() and json.loads((f/'config.json').read_text(encoding='utf-8')).get('model_type') == 'UNet'
+    return sorted(f.name for f in folder.iterdir() if is_unet(f))
 
 def _from_hub(name):
     "Folder with a hub repository's config and weights; raises PretrainedError when it can't be had."

@@ -275,3 +275,17 @@ def test_on_a_gpu_the_seed_decides_the_same_weights_and_pictures_come_back():
     painted = on_gpu.generate(tree, tile=32, overlap=16)
     assert painted.device.type == 'cpu' and on_gpu.generate(tree.cuda()).is_cuda
     assert (painted - model.generate(tree, tile=32, overlap=16)).abs().mean() < 1e-2
+
+
+def test_shipped_model_is_small_and_paints_offline(tmp_path):
+    "As README shows it: without a network connection, from any folder."
+    code = ('import socket; socket.socket.connect = lambda *a: (_ for _ in ()).throw(OSError("no network"))\n'
+            'from retigan.model import RetiGAN\nfrom retigan.simulate import simulate_eye\n'
+            'eye = simulate_eye(128, seed=3); image = RetiGAN.from_pretrained("eyes-demo").generate(eye.vessels, eye.fov)[0]\n'
+            'inside, tree = eye.fov[0] > 0, eye.vessels[0] > 0; red, green, blue = image\n'
+            'print(tuple(image.shape), bool(green[inside & tree].mean() < green[inside & ~tree].mean()), bool(red[inside].mean() > blue[inside].mean()))')
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == '(3, 128, 128) True True\n', done.stderr
+    from importlib import resources
+    folder = resources.files('retigan')/'pretrained'/'eyes-demo'
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 8e6

@@ -93,7 +93,7 @@ def test_shipped_network_is_small_and_loads_offline(tmp_path):
         folder = resources.files('retigan')/'pretrained'/name
         assert sum(f.stat().st_size for f in folder.iterdir()) < 4e6
         card = (folder/'README.md').read_text()
-        assert 'benchmarks/segment.py --train' in card and 'Dice' in card
+        assert 'benchmarks/' in card and 'Dice' in card
 
 
 def test_hub_without_network_says_what_to_do(monkeypatch):
