@@ -817,9 +817,9 @@ def draw_sheet(
     fig = Figure(figsize=(6.6, 2.2*n*h/w + .7), layout='constrained')
     axes = fig.subplots(n, 3, squeeze=False)
     for i, row in enumerate(axes):
-        shown = pictures['condition'][i, 0], (pictures['fake'][i].permute(1, 2, 0) + 1)/2, (pictures['real'][i].permute(1, 2, 0) + 1)/2
+        shown = pictures['condition'][i, 0], *((pictures[name][i].permute(1, 2, 0) + 1)/2 for name in ('fake', 'real'))
         for ax, picture, name in zip(row, shown, ('tree', 'painted', 'true')):
-            ax.imshow(picture.clamp(0, 1), cmap='gray', interpolation='nearest' if w < 200 else 'antialiased')
+            ax.imshow(picture.clamp(0, 1).cpu().numpy(), cmap='gray', interpolation='nearest' if w < 200 else 'antialiased')
             ax.set(xticks=[], yticks=[], title=name if i == 0 else '')
             ax.spines[:].set_visible(False)
     said = f'vessel Dice {scores["fake"]:.2f} painted, {scores["ceiling"]:.2f} true photographs (the ceiling): {100*scores["share"]:.0f} %'
