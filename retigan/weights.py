@@ -9,6 +9,7 @@ __all__ = ['PretrainedError', 'write_pretrained', 'read_pretrained', 'load_exact
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -122,10 +123,12 @@ def read_pretrained(
         for other in sorted(folder.iterdir()):
             if other.suffix in _PICKLES: _refuse_pickle(other)
         raise PretrainedError(f'{folder.name}: has no {_WEIGHTS}; expected a folder that write_pretrained or save_pretrained made')
-    data, config = None, None
+    data, config, alike = None, None, 0
     while config is None:                                    # again while somebody writes to the folder
         data, before = path.read_bytes(), data
-        if data == before: _refuse_pair(folder)
+        alike = alike + 1 if data == before else 0
+        if alike == 5: _refuse_pair(folder)                  # not at once: a writer may have come back to the weights of before
+        if alike: time.sleep(.02)
         if data[:1] == b'\x80' and data[1:2] <= b'\x05' or data[:4] == b'PK\x03\x04': _refuse_pickle(path)
         config = _matching_config(folder, hashlib.sha256(data).hexdigest())
     try: tensors = st.load(data)
