@@ -11,7 +11,7 @@ from notebooks import ROOT, settings
 
 WORKFLOWS = sorted((ROOT/'.github'/'workflows').glob('*.yml'))
 TEST_COMMAND = "pip install -e '.[dev]' && pytest"
-MAIN_COMMAND = "pip install -e '.[dev]' && retigan-simulate --n 8 --out eyes/"
+MAIN_COMMAND = "pip install -e '.[dev]' && retigan-train"
 
 
 def commands(text: str) -> list[str]:
