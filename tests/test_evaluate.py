@@ -1,0 +1,87 @@
+"""retigan-evaluate: the same report every time, from whatever it is given; and metrics whose weights have to be there."""
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from retigan.cli import evaluate, train
+from retigan.datasets import SimulatedEyes
+from retigan.evaluate import Pictures, cached_file, copy_test, lpips, square_samples
+from retigan.simulate import write_eyes
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs')/'tiny'
+    train(steps=3, eyes=5, perceptual='none', out=str(folder))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def eyes():
+    s = square_samples(SimulatedEyes(5, 256, seed=3), 128)
+    return s, Pictures(s['real'].clone(), **s)
+
+
+def report(folder): return json.loads((Path(folder)/'report.json').read_text())
+
+
+def test_same_run_same_report(run, tmp_path, capsys):
+    "Twice, and the second time elsewhere: the same bytes. The run's own photographs are looked through for copies."
+    evaluate(str(run), trees=4)
+    evaluate(str(run), trees=4, out=str(tmp_path/'again'))
+    for name in ('report.json', 'report.md', 'report.jpg'): assert (run/name).read_bytes() == (tmp_path/'again'/name).read_bytes(), name
+    said = capsys.readouterr().out.splitlines()[-1]
+    found = report(run)
+    assert f'{found["vessels"]["fake"]["dice"]["mean"]:.3f} painted' in said and str(tmp_path/'again'/'report.md') in said
+    assert found['title'] == 'tiny on simulated eyes' and set(found['copies']) == {'pixels', 'features'} and len(found['pictures']) == 4
+    assert str(tmp_path) not in (run/'report.json').read_text() + (run/'report.md').read_text(), 'a path of this machine'
+
+
+def test_too_few_trees(run, tmp_path, capsys):
+    "Refused before anything is written."
+    write_eyes(tmp_path/'clinic', n=10, size=160)
+    with pytest.raises(SystemExit) as stopped: evaluate(str(run), data=str(tmp_path/'clinic'), out=str(tmp_path/'out'))
+    assert stopped.value.code == 2 and 'expected at least 4' in capsys.readouterr().err          # two test photographs of ten
+    assert not (tmp_path/'out').exists(), 'half a report'
+
+
+def test_a_run_whose_photographs_are_gone(tmp_path, capsys):
+    "A report on the package's eyes is still to be had, and says that it says nothing of copies."
+    write_eyes(tmp_path/'eyes', n=4, size=160)
+    train(data=str(tmp_path/'eyes'), steps=2, perceptual='none', out=str(tmp_path/'run'))
+    (tmp_path/'eyes').rename(tmp_path/'moved')
+    with pytest.raises(SystemExit): evaluate(str(tmp_path/'run'))
+    assert str(tmp_path/'eyes') in capsys.readouterr().err
+    write_eyes(tmp_path/'many', n=24, size=160)
+    evaluate(str(tmp_path/'run'), data=str(tmp_path/'many'))
+    assert 'nothing will be said of copies' in capsys.readouterr().err
+    assert report(tmp_path/'run')['copies'] is None
+
+
+def test_lpips_with_weights_that_are_there(eyes, tmp_path, monkeypatch):
+    "AlexNet's file, here with random numbers in it, is found in torch.hub's folder; equal pictures are 0 apart, a blur more the stronger."
+    from torchvision.models import alexnet
+    from torchvision.transforms.functional import gaussian_blur
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    s, p = eyes
+    assert lpips(p) is None
+    (tmp_path/'checkpoints').mkdir()
+    torch.manual_seed(0)
+    torch.save(alexnet().state_dict(), tmp_path/'checkpoints'/'alexnet-owt-7be5be79.pth')
+    assert cached_file('alexnet-owt-7be5be79.pth')
+    far = [sum(lpips(replace(p, fake=x)))/len(p) for x in (p.real, gaussian_blur(p.real, 9, 1.), gaussian_blur(p.real, 19, 4.))]
+    assert far[0] == pytest.approx(0, abs=1e-5) and far[0] < far[1] < far[2]
+
+
+def test_copies_of_some(eyes):
+    "Two of five pictures stolen: these two are named, and no other."
+    s, p = eyes
+    learnt = square_samples(SimulatedEyes(12, 256, seed=900), 128)
+    fake = square_samples(SimulatedEyes(5, 256, seed=400), 128)['real']
+    fake[1], fake[3] = learnt['real'][7].flip(-1)*.9, learnt['real'][2].flip(-2) + .02*torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0))
+    found = copy_test(replace(p, fake=fake), learnt)
+    assert found['copies'] == [p.names[1], p.names[3]] and not found['passed']
+    assert (found['index'][1], found['index'][3]) == (7, 2)
