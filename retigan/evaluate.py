@@ -422,6 +422,7 @@ def draw_report(
     judge:UNet, # As for `evaluate`
     train:dict=None, # As for `evaluate`
     rows:int=6, # Trees shown, at most
+    without=(), # Columns to leave out: 'tree', 'painted', 'true', 'found in painted', 'nearest learnt from'
 ): # a matplotlib figure
     "For each tree: painted, true, what the judge found in the painted one, and the nearest photograph of the training."
     from matplotlib.figure import Figure
@@ -430,6 +431,7 @@ def draw_report(
     wrong = [show_errors(a, v, f) for a, v, f in zip(found, p.vessels, p.fov)]
     columns = {'tree': p.vessels[:n].expand(-1, 3, -1, -1)*2 - 1, 'painted': p.fake[:n], 'true': p.real[:n], 'found in painted': wrong}
     if train: columns['nearest learnt from'] = train['real'][report['copies']['pixels']['index'][:n]]
+    columns = {k: v for k, v in columns.items() if k not in without}
     fig = Figure(figsize=(2*len(columns), 2*n + .4), layout='constrained')
     axes = fig.subplots(n, len(columns), squeeze=False)
     for j, (name, pictures) in enumerate(columns.items()):
