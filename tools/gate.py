@@ -18,7 +18,7 @@ from notebooks import (ROOT, code_cells, colab_badge, directives, fingerprint, h
 MAX_BYTES = 500_000
 MAX_EXPORTED_LINES = 40
 SECTIONS = ['In this chapter you will', 'Before you start', 'Where it fails', 'Summary', 'Exercises', 'References']
-EXPORTS_NOTHING = {'15_train_retigan'}      # the final notebook only uses the package
+EXPORTS_NOTHING = {'13_clinic', '15_train_retigan'}      # they only use the package
 # Paths of one machine, and what a reader should never meet in an output.
 MACHINE_PATH = re.compile(r'(?<![\w.])/(?:home|root|tmp|work|Users|mnt|opt|private|var)/[\w.]|\b[A-Z]:\\\w')
 TROUBLE = re.compile(r'Traceback \(most recent call last\)|\b\w*Warning: ')
