@@ -1,0 +1,175 @@
+"""Pairs in any number: killed, shared, taken over, refused, made again."""
+import hashlib
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+from retigan.datasets import open_dataset
+from retigan.images import save_image
+from retigan.model import RetiGAN, RetiGANConfig
+from retigan.synthesis import Claim, SimulatedTrees, read_pairs, remake, write_pairs
+
+N, BLOCK = 18, 4
+posix = pytest.mark.skipif(os.name != 'posix', reason='kills processes and starts them from one that holds the package already')
+
+
+def small():
+    return RetiGAN.from_config(RetiGANConfig(size=32, filters=4, n_bottle=1, d_filters=4, seed=3), discriminator=False)
+
+
+def work(out, report=None):
+    "What a process does, in the tests as from the shell."
+    torch.set_num_threads(1)
+    done = write_pairs(small(), out, SimulatedTrees(N, 32, seed=100), 'small', block=BLOCK)
+    if report: report.put(done)
+
+
+def digests(out):
+    "Every file but those that are being written."
+    return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(out.rglob('*'))
+            if f.is_file() and f.name[0] != '.' and f.suffix != '.lock'}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp('whole')/'pairs'
+    work(out)
+    return out
+
+
+@pytest.fixture(scope='module')
+def start():
+    "Start `work` in a process that has the package already, which is quicker than one from nothing."
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['retigan.synthesis'])
+    def go(*args):
+        p = context.Process(target=work, args=args)
+        p.start()
+        return p
+    go.context = context
+    return go
+
+
+@posix
+def test_killed_five_times_and_finished(whole, start, tmp_path):
+    "kill -9 at random moments: no half file at any of them, and in the end the bytes of the set that nothing disturbed."
+    draw, out, wanted, unfinished = random.Random(5), tmp_path/'pairs', digests(whole), 0
+    for _ in range(5):
+        p = start(out)
+        stop = time.monotonic() + 20
+        while not (out/'images').exists() and time.monotonic() < stop: time.sleep(.005)
+        time.sleep(draw.uniform(0, .5))
+        os.kill(p.pid, signal.SIGKILL)
+        p.join()
+        now = digests(out)
+        assert all(wanted[name] == digest for name, digest in now.items()), 'a file is half or other'
+        unfinished += now != wanted
+    assert unfinished >= 3, 'the kills came too late to try anything'
+    p = start(out)
+    p.join(120)
+    assert p.exitcode == 0 and digests(out) == wanted
+    assert not list(out.rglob('*.lock'))
+    assert len(open_dataset(out)) == N
+
+
+@posix
+def test_two_processes_share_the_work(whole, start, tmp_path):
+    out, reports = tmp_path/'pairs', start.context.SimpleQueue()
+    both = [start(out, reports) for _ in range(2)]
+    for p in both: p.join(120)
+    assert [p.exitcode for p in both] == [0, 0]
+    painted = [reports.get()['painted'] for _ in both]
+    assert sum(painted) == N and min(painted) >= 1, painted
+    assert [r['name'] for r in read_pairs(out, verify=True)] == [f'{i:05}' for i in range(100, 100 + N)]
+    assert digests(out) == digests(whole)
+    assert not [f for f in out.rglob('*') if f.name[0] == '.' or f.suffix == '.lock']
+
+
+def test_a_claim_of_the_dead_is_taken_over_and_one_of_the_living_is_not(whole, tmp_path):
+    gone = subprocess.Popen([sys.executable, '-c', ''])
+    gone.wait()
+    lock = tmp_path/'00000.lock'
+
+    def leave(age, host, pid):
+        lock.write_text(json.dumps(dict(host=host, pid=pid, token='x')))
+        os.utime(lock, (time.time() - age,)*2)
+        claim = Claim.take(lock, stale=300)
+        if claim: claim.release()
+        return claim is not None
+
+    here = platform.node()
+    assert leave(400, 'elsewhere', 1) and not leave(200, 'elsewhere', 1)
+    assert leave(400, here, os.getpid()) and not leave(0, here, os.getpid())
+    if os.name == 'posix': assert leave(0, here, gone.pid)
+
+
+def test_a_dead_claim_is_won_by_one(tmp_path):
+    "Thirty rounds of six threads that all want the claim of a dead process."
+    for k in range(30):
+        lock, won = tmp_path/f'{k}.lock', []
+        lock.write_text(json.dumps(dict(host='elsewhere', pid=1, token='x')))
+        os.utime(lock, (time.time() - 1000,)*2)
+        barrier = threading.Barrier(6)
+        def take():
+            barrier.wait()
+            won.append(Claim.take(lock))
+        threads = [threading.Thread(target=take) for _ in range(6)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        holders = [c for c in won if c]
+        assert sum(c.held() for c in holders) == (1 if lock.exists() else 0)
+        assert holders, 'nobody took it'
+        for c in holders: c.release()
+
+
+def test_a_holder_who_was_taken_for_dead_leaves_the_block(tmp_path):
+    "Its claim is replaced in the middle of a block: it paints no further there, and the set still becomes whole."
+    out = tmp_path/'pairs'
+
+    class Robbed(SimulatedTrees):
+        robbed, read_ids = False, []
+        def read(self, i):
+            self.read_ids.append(i)
+            if i == 1 and not self.robbed and (lock := out/'blocks/00000.lock').exists():
+                lock.write_text(json.dumps(dict(host='elsewhere', pid=1, token='y')))
+                os.utime(lock, (time.time() - 1000,)*2)
+                self.robbed = True
+            return super().read(i)
+
+    trees = Robbed(3, 32, seed=100)
+    write_pairs(small(), out, trees, block=3)
+    assert trees.robbed and trees.read_ids == [0, 0, 1, 0, 1, 2], trees.read_ids       # the first is the look before the folder is made
+    assert len(read_pairs(out, verify=True)) == 3
+
+
+@pytest.mark.parametrize('change, said', [(dict(n=N + 1), 'n: 18 there, 19 now'), (dict(seed=0), 'seed: 100 there, 0 now'), (dict(size=64), 'size: 32 there, 64 now'),
+                                          (dict(block=5), 'block: 4 there, 5 now'), (dict(weights=4), 'weights_sha256: ')])
+def test_other_settings_are_refused_by_name(whole, change, said):
+    o = {**dict(n=N, seed=100, size=32, block=BLOCK, weights=3), **change}
+    model, before = small(), digests(whole)
+    if o['weights'] != 3:
+        with torch.no_grad(): next(model.G.parameters()).mul_(1.01)
+    with pytest.raises(ValueError, match=said): write_pairs(model, whole, SimulatedTrees(o['n'], o['size'], o['seed']), block=o['block'])
+    assert digests(whole) == before
+
+
+def test_any_pair_again(whole, tmp_path):
+    for r in read_pairs(whole)[::7]:
+        file = save_image(remake(whole, r['name'], small()).image, tmp_path/'again.png')
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == r['sha256']
+    with pytest.raises(ValueError, match='other weights'): remake(whole, '00100', RetiGAN.from_config('demo', discriminator=False))
+
+
+def test_pairs_json_has_what_the_records_have(whole):
+    pairs = json.loads((whole/'pairs.json').read_text())
+    assert pairs['pairs'] == read_pairs(whole) and pairs['weights'] == 'small' and pairs['config'] == small().config.to_dict()
