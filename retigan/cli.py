@@ -7,7 +7,6 @@ __all__ = ['plain_errors', 'simulate', 'segment', 'train', 'generate', 'evaluate
 
 # %% ../nbs/14_cli.ipynb #imports
 import functools
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -161,22 +160,6 @@ def _train(folder, o, resume, workers, **machine):
     print(f'vessel Dice {scores["fake"]:.3f} painted, {scores["ceiling"]:.3f} in the true photographs: {100*scores["share"]:.0f} % of the ceiling '
           f'on {len(test)} unseen trees, after {trainer.seconds/60:.1f} minutes of training; look at {folder}/sheet.jpg')
 
-# %% ../nbs/14_cli.ipynb #generate-parts
-def _trees(masks, simulate, seed, size):
-    "Names, vessel trees, fields of view (or None), one at a time, and their number."
-    from retigan.datasets import FundusSample, SimulatedEyes, square_eye
-    from retigan.images import read_mask
-    from retigan.segment import list_photographs
-    if masks is None:
-        eyes = SimulatedEyes(simulate, 2*size, seed)
-        def squares():
-            for i in range(simulate):
-                five = square_eye(eyes[i], size).float()
-                yield eyes.name_of(i), five[3:4], five[4:]
-        return squares(), simulate
-    files = list_photographs(masks)
-    return ((name, read_mask(f), None) for name, f in files.items()), len(files)
-
 # %% ../nbs/14_cli.ipynb #generate
 @call_parse
 @plain_errors
@@ -184,31 +167,24 @@ def generate(
     masks:str=None, # Vessel trees, black and white: a file or a folder; default: simulated trees
     simulate:int=8, # Without masks: how many simulated trees
     weights:str='eyes-demo', # The model of the package, a run's folder, a saved model, or owner/name on the Hugging Face hub
-    out:str='painted', # Folder to make: images/, masks/, fov/
+    out:str='painted', # Folder to make, or to go on with: images/, masks/, fov/
     size:int=None, # Side in pixels of pictures for simulated trees; default: that of the training
     seed:int=0, # Seed of the first simulated tree; the others follow
     tile:int=None, # Paint in tiles of this side, for pictures that do not fit into memory
     device:str='auto', # cpu, cuda, or auto
 ):
-    "Paint fundus photographs around vessel trees."
-    import torch
-    from tqdm.auto import tqdm
-    from retigan.images import save_image, save_mask
-    folder, model = Path(out).expanduser(), _load_generator(weights)
+    "Paint fundus photographs around vessel trees; the same line again goes on, in two shells at once it shares the work."
+    from retigan.segment import list_photographs
+    from retigan.synthesis import SimulatedTrees, TreeFiles, write_pairs
+    folder, device, model = Path(out).expanduser(), _device(device), _load_generator(weights)
     if masks is None and simulate < 1: raise ValueError(f'simulate is {simulate}, expected at least 1')
-    if folder.exists() and any(folder.iterdir()): raise FileExistsError(f'{folder}: is not empty, expected a new folder')
-    device = ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
-    trees, n = _trees(masks, simulate, seed, size or model.config.size)
-    model, pairs = model.to(device), []
-    for name, vessels, fov in tqdm(trees, desc='painting', total=n, unit='picture'):
-        for part in ('images', 'masks', 'fov'): (folder/part).mkdir(parents=True, exist_ok=True)
-        fov = model.condition(vessels)[0, -1:] if fov is None and model.config.in_channel == 2 else torch.ones_like(vessels) if fov is None else fov
-        save_image(model.generate(vessels, fov, tile=tile, black=True)[0], folder/'images'/f'{name}.png')
-        save_mask(vessels, folder/'masks'/f'{name}.png')
-        save_mask(fov, folder/'fov'/f'{name}.png')
-        pairs.append(dict(name=name, **({} if masks else dict(seed=int(name)))))
-    (folder/'pairs.json').write_text(json.dumps(dict(weights=str(weights), config=model.config.to_dict(), pairs=pairs), indent=1) + '\n')
-    print(f'{n} photographs painted, with their trees: {folder}/images, {folder}/masks, {folder}/fov')
+    trees = TreeFiles(list_photographs(masks)) if masks else SimulatedTrees(simulate, size or model.config.size, seed)
+    try: r = write_pairs(model.to(device), folder, trees, weights, tile, progress=True)
+    except KeyboardInterrupt: raise KeyboardInterrupt('stopped; what is painted stays, and the same command goes on') from None
+    rate = f' at {r["painted"]/r["seconds"]:.1f} a second' if r['painted'] else ''
+    others = len(trees) - r['painted'] - r['there']
+    beside = f', {others} by another process' if others > 0 else ''
+    print(f'{r["painted"]} photographs painted{rate}, {r["there"]} were there{beside}: {folder}/images, {folder}/masks, {folder}/fov')
 
 # %% ../nbs/14_cli.ipynb #load-generator
 def _load_generator(weights):
