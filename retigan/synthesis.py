@@ -253,7 +253,7 @@ def write_pairs(
 
 def _bar(n, progress):
     from tqdm.auto import tqdm
-    return tqdm(desc='painting', total=n, unit='pair', disable=not progress)
+    return tqdm(desc='painting', total=n, unit='pair', **({} if progress else dict(disable=True)))       # else TQDM_DISABLE decides
 
 # %% ../nbs/12_synthesis.ipynb #read
 def read_pairs(

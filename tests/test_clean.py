@@ -97,7 +97,7 @@ def test_readme_shows_no_hidden_cell():
 def test_the_map_holds_the_whole_course():
     "Every chapter that exists is linked with its badge; the others stand there as planned, without a link."
     names = ('00_images 01_simulate 02_datasets 02_weights 03_unet 04_metrics 04_segment 05_generator 06_local_enhancer 07_discriminator '
-             '08_losses 09_smooth_edges 10_model 11_train 12_preview 13_clinic 13_evaluate 14_cli 15_train_retigan').split()
+             '08_losses 09_smooth_edges 10_model 11_train 12_preview 12_synthesis 13_clinic 13_evaluate 14_cli 15_train_retigan').split()
     here = {path.stem: path for path in chapters()}
     assert set(here) <= set(names)
     rows = {line.split('|')[1].strip(): line for line in (ROOT/'README.md').read_text(encoding='utf-8').splitlines() if line.startswith('|')}

@@ -28,7 +28,7 @@ FLOORS = {name: floor for floor, names in {
     1: 'images smooth_edges unet generator discriminator losses metrics',
     2: 'simulate local_enhancer',
     3: 'datasets model',
-    4: 'train preview segment',
+    4: 'train preview segment synthesis',
     5: 'evaluate',
     6: 'cli'}.items() for name in names.split()}
 LAZY = {'cv2', 'matplotlib', 'ipywidgets', 'IPython'}       # never imported by `import retigan.x` itself

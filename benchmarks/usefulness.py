@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Does a segmenter learn from painted pairs? Synthetic only, k real photographs, and both; tested on real ones.
+
+    OMP_NUM_THREADS=1 RETIGAN_DATA=DIR python benchmarks/usefulness.py --run runs/drive
+    RETIGAN_DATA=DIR python benchmarks/usefulness.py --report --out results/usefulness.md
+
+--run is a folder of `retigan-train --data DIR/DRIVE`: its model paints the synthetic pictures around simulated trees. The
+simulator's own pictures of the same trees are a rival that costs no training. Every condition has the same U-Net, the same
+number of steps and patches; only the pictures differ. One JSON a condition and seed under --work, made once: a stopped
+command goes on. --report reads these files and trains nothing.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from machine import processor
+
+from retigan import __version__
+from retigan.datasets import FundusSample, SimulatedEyes, open_dataset
+from retigan.evaluate import find_trees, paint_samples, square_samples
+from retigan.metrics import best_threshold, mean_scores, vessel_scores
+from retigan.segment import VesselPatches, train_unet
+from retigan.train import load_run
+from retigan.unet import UNet
+
+KS = (1, 3, 5, 10, 20)
+KINDS = {'real': 'k real photographs', 'real+painted': 'k real and painted', 'real+simulator': "k real and the simulator's own"}
+ALONE = {'painted': 'painted only', 'simulator': "the simulator's own only"}
+SCORES = ('dice', 'cl_dice', 'auc')
+
+
+def as_samples(squares, images):
+    return [FundusSample(x, v, f, n, '') for x, v, f, n in zip(images, squares['vessels'], squares['fov'], squares['names'])]
+
+
+def conditions(n_real):
+    "Names in the order in which they are run: (kind, k)."
+    ks = [k for k in KS if k <= n_real]
+    return [('painted', 0), ('simulator', 0), *((kind, k) for kind in ('real', 'real+painted') for k in ks), *(('real+simulator', k) for k in ks if k in (1, 5, 20))]
+
+
+def synthetic(args, model):
+    "Painted pictures and the simulator's own, of the same trees."
+    p = paint_samples(model, SimulatedEyes(args.pairs, 2*args.size, 3_000_000), args.size, progress=True)
+    squares = dict(vessels=p.vessels, fov=p.fov, names=p.names)
+    return dict(painted=as_samples(squares, p.fake), simulator=as_samples(squares, p.real))
+
+
+def to_learn_from(kind, k, seed, real, made):
+    "The samples of a condition: halves of each batch where there are two kinds."
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed)).tolist()
+    mine = [real[i] for i in order[:k]]
+    other = made.get(kind.split('+')[-1], [])
+    if not mine: return other, other[:20]
+    if not other: return mine, mine
+    n = max(len(mine), len(other))
+    return [s for i in range(n) for s in (mine[i % len(mine)], other[i % len(other)])], mine
+
+
+def judged(net, samples):
+    real = torch.stack([s.image for s in samples])
+    return find_trees(real, net), [s.vessels for s in samples], [s.fov for s in samples]
+
+
+def one(args, kind, k, seed, real, test, made):
+    "Train and test one condition."
+    learn, choose = to_learn_from(kind, k, seed, real, made)
+    torch.manual_seed(seed)
+    net = UNet((3, *args.widths))
+    begin = time.process_time()
+    train_unet(net, VesselPatches(learn, args.steps*args.batch, args.patch, seed, light=.7), steps=args.steps, batch_size=args.batch, progress=False)
+    spent = time.process_time() - begin
+    threshold = best_threshold(*judged(net, choose))
+    rows = [vessel_scores(q, v, f, threshold) for q, v, f in zip(*judged(net, test))]
+    return dict(kind=kind, k=k, seed=seed, threshold=threshold, processor_seconds=round(spent, 1), **{s: round(mean_scores(rows)[s], 5) for s in SCORES})
+
+
+def settings(args, model):
+    return dict(data=args.data, size=args.size, pairs=args.pairs, steps=args.steps, batch=args.batch, patch=args.patch, widths=list(args.widths), painter=model.config.to_dict())
+
+
+def train_all(args):
+    root = Path(os.environ.get('RETIGAN_DATA', ''), args.data)
+    if not root.is_dir(): raise SystemExit(f'{args.data}: set RETIGAN_DATA to the folder that holds it')
+    if args.run is None: raise SystemExit('--run is missing: the folder of a retigan-train on the same data')
+    model, args.work = load_run(args.run), Path(args.work)
+    args.work.mkdir(parents=True, exist_ok=True)
+    kept, mine = args.work/'settings.json', settings(args, model)
+    if kept.exists() and json.loads(kept.read_text())['settings'] != mine: raise SystemExit(f'{args.work}: was made with other settings, choose another --work')
+    kept.write_text(json.dumps(dict(settings=mine, machine=processor(), retigan=__version__, torch=torch.__version__, python=platform.python_version()), indent=1) + '\n')
+    parts = [square_samples(open_dataset(root, split=s), args.size) for s in ('train', 'test')]
+    real, test = (as_samples(s, s['real']) for s in parts)
+    made = synthetic(args, model)
+    for seed in range(args.seeds):
+        for kind, k in conditions(len(real)):
+            file = args.work/f'{kind}_{k}_{seed}.json'
+            if file.exists(): continue
+            found = one(args, kind, k, seed, real, test, made)
+            aside = file.with_suffix('.part')
+            aside.write_text(json.dumps({**found, 'trained': len(real), 'tested': len(test)}) + '\n')
+            os.replace(aside, file)
+            print(found, flush=True)
+
+
+def spread(rows, score):
+    values = [r[score] for r in rows]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.
+
+
+def plot(rows, path):
+    "Dice against k with the spread over seeds; what needs no real photograph as a band."
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(6.4, 4.2), layout='constrained')
+    ax = fig.subplots()
+    colours = {'real': '#333333', 'painted': '#d1495b', 'simulator': '#2e86ab'}
+    for kind, says in KINDS.items():
+        ks = sorted({r['k'] for r in rows if r['kind'] == kind})
+        means, deviations = zip(*(spread([r for r in rows if r['kind'] == kind and r['k'] == k], 'dice') for k in ks))
+        ax.errorbar(ks, means, deviations, marker='o', capsize=3, label=says, color=colours[kind.split('+')[-1]])
+    for kind, says in ALONE.items():
+        m, d = spread([r for r in rows if r['kind'] == kind], 'dice')
+        ax.axhline(m, linestyle='--', color=colours[kind], label=says)
+        ax.axhspan(m - d, m + d, color=colours[kind], alpha=.15, linewidth=0)
+    ax.set(xscale='log', xlabel='real photographs with a drawn tree, k', ylabel='Dice on real test photographs')
+    ax.set_xticks(KS, [str(k) for k in KS])
+    ax.minorticks_off()
+    ax.legend(fontsize=8)
+    ax.spines[['top', 'right']].set_visible(False)
+    fig.savefig(path, dpi=110)
+
+
+def found_sentences(rows, ks):
+    "What the figures say, against k real photographs alone; paired by seed."
+    lines = []
+    for kind in ('real+painted', 'real+simulator'):
+        for k in ks:
+            by_seed = [{r['seed']: r['dice'] for r in rows if r['kind'] == which and r['k'] == k} for which in (kind, 'real')]
+            seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+            if not seeds: continue
+            gains = [by_seed[0][s] - by_seed[1][s] for s in seeds]
+            verdict = 'better' if min(gains) > 0 else 'worse' if max(gains) < 0 else 'no clear difference'
+            lines.append(f'- {KINDS[kind]}, k = {k}: {statistics.mean(gains):+.3f} Dice against k real alone ({min(gains):+.3f} to {max(gains):+.3f} over {len(seeds)} seeds): {verdict}.')
+    return lines
+
+
+def report(args):
+    work, out = Path(args.work), args.out
+    kept = json.loads((work/'settings.json').read_text())
+    rows = [json.loads(f.read_text()) for f in sorted(work.glob('*_*_*.json'))]
+    if not rows: raise SystemExit(f'{work}: holds no finished condition')
+    s, ks = kept['settings'], sorted({r['k'] for r in rows if r['k']})
+    lines = ['# Does a segmenter learn from painted pairs?', '',
+             f'`RETIGAN_DATA=DIR python benchmarks/usefulness.py --run RUN`, then the same with `--report --out {out}`. {s["data"]}: {rows[0]["trained"]} training photographs, tested once a network on '
+             f'{rows[0]["tested"]} test photographs, squares of {s["size"]} px around the field of view, scored inside it. U-Net of widths {", ".join(map(str, s["widths"]))}, '
+             f'{s["steps"]} steps of {s["batch"]} patches of {s["patch"]} px in every condition. Painted: {s["pairs"]} simulated trees, the painter trained on all training photographs of {s["data"]} '
+             f'({s["painter"]["size"]} px, {s["painter"]["steps"]} steps). The threshold comes from the real training photographs of the condition, or from 20 synthetic ones where there is none. '
+             f'{kept["machine"]}, one thread, {statistics.mean(r["processor_seconds"] for r in rows):.0f} processor seconds a network on a shared machine; retigan {kept["retigan"]}, torch {kept["torch"]}, Python {kept["python"]}.', '',
+             'Mean ± standard deviation over seeds; a seed decides the weights, the patches and which photographs are the k.', '',
+             '| learnt from | k | seeds | Dice | clDice | AUC |', '|---|---|---|---|---|---|']
+    for kind, says in {**ALONE, **KINDS}.items():
+        for k in sorted({r['k'] for r in rows if r['kind'] == kind}):
+            group = [r for r in rows if r['kind'] == kind and r['k'] == k]
+            cells = [f'{m:.3f} ± {d:.3f}' for m, d in (spread(group, score) for score in SCORES)]
+            lines.append(f'| {says} | {k or "-"} | {len(group)} | ' + ' | '.join(cells) + ' |')
+    lines += ['', *found_sentences(rows, ks), '',
+              'The painter saw all training photographs with their trees, so for k below their number "k real and painted" uses more real photographs than k, through the painter. '
+              'Only the last k is a comparison at equal data. Simulated trees are not people\'s drawings: both kinds of synthetic pairs teach trees that nobody has drawn.', '',
+              f'![Dice against the number of real photographs]({out.with_suffix(".png").name})', '']
+    out.write_text('\n'.join(lines), encoding='utf-8')
+    out.with_suffix('.json').write_text(json.dumps(dict(kept, rows=rows), indent=1) + '\n')
+    plot(rows, out.with_suffix('.png'))
+    print('\n'.join(lines))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--run', type=Path, help='folder of a retigan-train on the same data')
+    parser.add_argument('--data', default='DRIVE', help='a dataset in RETIGAN_DATA')
+    parser.add_argument('--work', default='runs/usefulness')
+    for name, default in (('size', 256), ('pairs', 100), ('steps', 250), ('batch', 4), ('patch', 96), ('seeds', 3)): parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--widths', type=int, nargs='+', default=[12, 24, 48, 96])
+    parser.add_argument('--report', action='store_true')
+    parser.add_argument('--out', type=Path, help='with --report: .md; numbers and plot go beside it')
+    args = parser.parse_args(argv)
+    if not args.report: return train_all(args)
+    if args.out is None: parser.error('--report needs --out')
+    report(args)
+
+
+if __name__ == '__main__': main()
