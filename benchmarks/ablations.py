@@ -16,7 +16,7 @@ import platform
 import shutil
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import mock
 
@@ -26,12 +26,12 @@ from torch import nn
 
 from retigan import __version__
 from retigan.datasets import SimulatedEyes, open_dataset
-from retigan.evaluate import (EyeFeatures, Pictures, edge_width, frechet_distance, gradient_energy, image_fidelity, kernel_distance, square_samples,
-                              variety, vessel_rows)
+from retigan.evaluate import (EyeFeatures, Pictures, edge_width, find_trees, frechet_distance, gradient_energy, image_fidelity, kernel_distance,
+                              square_samples, variety)
 from retigan.images import read_image, save_image
 from retigan.local_enhancer import LocalEnhancer
 from retigan.losses import GeneratorLoss, PerceptualLoss
-from retigan.metrics import mean_scores
+from retigan.metrics import cl_dice, dice
 from retigan.model import RetiGAN, RetiGANConfig
 from retigan.train import Trainer, _fixed_samples
 from retigan.unet import UNet
@@ -79,7 +79,9 @@ VARIANTS = {
 
 
 def config_of(variant, args, seed):
-    return RetiGANConfig(**{**BASE, 'size': args.size, 'steps': args.steps, 'seed': seed, **VARIANTS[variant].changes})
+    base = RetiGANConfig.preset(args.preset, perceptual='unet') if args.preset else RetiGANConfig(**BASE)
+    changes = {'size': args.size or base.size, 'steps': args.steps, 'seed': seed, **VARIANTS[variant].changes}
+    return replace(base, **{'mode': 'bilinear', **changes})
 
 
 def eyes_of(args, seed):
@@ -139,18 +141,27 @@ MEASURES = {  # name -> (column, digits)
 def mean(values): return sum(values)/len(values)
 
 
-def measured(folder, squares, judge, eyes):
+def vessels_in(images, squares, judge):
+    "Mean Dice and clDice of what the judge finds."
+    found = [((q >= judge.use['threshold']).float(), v, f) for q, v, f in zip(find_trees(images, judge), squares['vessels'], squares['fov'])]
+    return dict(dice=mean([dice(*x) for x in found]), cl_dice=mean([cl_dice(*x) for x in found]))
+
+
+def sharp(images, squares):
+    return dict(energy=mean(gradient_energy(images, squares['fov'])), width=mean(edge_width(images, squares['vessels'], squares['fov'])),
+                variety=variety(images, squares['fov'])['distance'])
+
+
+def measured(folder, squares, true, judge, eyes):
     "The measures of a run, kept beside its pictures."
     kept = folder/'measures.json'
     if kept.exists(): return json.loads(kept.read_text())
     fake = torch.stack([read_image(f) for f in sorted(folder.glob('[0-9]*.png'))])
-    p = Pictures(fake, **squares)
-    rows = {k: mean_scores(r) for k, r in vessel_rows(p, judge).items()}
-    ratio = lambda f: mean(f(p.fake))/mean(f(p.real))
-    found = dict(share=rows['fake']['dice']/rows['real']['dice'], dice=rows['fake']['dice'], ceiling=rows['real']['dice'], cl_dice=rows['fake']['cl_dice'],
-                 ssim=mean([r['ssim'] for r in image_fidelity(p)]), energy=ratio(lambda x: gradient_energy(x, p.fov)),
-                 width=ratio(lambda x: edge_width(x, p.vessels, p.fov)), variety=variety(p.fake, p.fov)['distance']/variety(p.real, p.fov)['distance'],
-                 frechet=frechet_distance(p.fake, p.real, eyes), kernel=kernel_distance(p.fake, p.real, eyes))
+    vessels = vessels_in(fake, squares, judge)
+    found = dict(share=vessels['dice']/true['dice'], dice=vessels['dice'], ceiling=true['dice'], cl_dice=vessels['cl_dice'],
+                 ssim=mean([r['ssim'] for r in image_fidelity(Pictures(fake, **squares))]),
+                 **{k: v/true[k] for k, v in sharp(fake, squares).items()},
+                 frechet=frechet_distance(fake, squares['real'], eyes), kernel=kernel_distance(fake, squares['real'], eyes))
     found = {k: float(f'{v:.5g}') for k, v in found.items()}
     kept.write_text(json.dumps(found, indent=1) + '\n')
     return found
@@ -159,11 +170,13 @@ def measured(folder, squares, judge, eyes):
 def collected(args):
     "variant -> list of dicts, one a seed: figures and measures."
     root = args.runs/f'{args.data}_{args.size}'
-    judge, found = UNet.from_pretrained('vessels-judge'), {}
+    if args.size > 300 and not args.judge: raise SystemExit('--judge is missing: the network of the package for this size is in the loss; train one with benchmarks/segment.py')
+    judge, found = UNet.from_pretrained(args.judge or 'vessels-judge'), {}
     squares, eyes = square_samples(eyes_of(args, 0)[1], args.size), EyeFeatures(judge)
+    true = {**vessels_in(squares['real'], squares, judge), **sharp(squares['real'], squares)}
     for variant in VARIANTS:
         folders = [f for f in sorted(root.glob(f'{variant}_[0-9]*')) if (f/'figures.json').exists()]
-        if folders: found[variant] = [{**json.loads((f/'figures.json').read_text()), **measured(f, squares, judge, eyes), 'folder': f} for f in folders]
+        if folders: found[variant] = [{**json.loads((f/'figures.json').read_text()), **measured(f, squares, true, judge, eyes), 'folder': f} for f in folders]
     if 'base' not in found: raise SystemExit(f'{root}: holds no finished run of base')
     return found, squares
 
@@ -200,9 +213,9 @@ def report(args):
     lines = [f'# What each part is worth: {args.data}, {args.size} px', '',
              f'`python benchmarks/ablations.py --data {args.data} --size {args.size} --steps {first["steps"]}`, then the same with `--report --out {args.out}`. '
              f'{first["steps"]} steps each on {"200 simulated eyes" if args.data == "simulated" else f"the training photographs of {args.data}"}, batch 1, '
-             f'G with {BASE["filters"]} filters ({first["generator"]:,} weights in base), D with {BASE["d_filters"]}; {len(squares["names"])} trees that the training has not seen. '
+             f'G of {first["generator"]:,} weights and D of {first["discriminator"]:,} in base; {len(squares["names"])} trees that the training has not seen. '
              f'{first["machine"]}, one thread, a shared machine; {mean([r["processor_seconds"] for r in base]):.0f} processor seconds a run of base; retigan {first["retigan"]}, torch {first["torch"]}, Python {first["python"]}.', '',
-             'Mean ± standard deviation over seeds. Vessels by `vessels-judge`, which took no part in any training; its ceiling, Dice on the true photographs, is '
+             f'Mean ± standard deviation over seeds. Vessels by `{Path(args.judge or "vessels-judge").name}`, which took no part in any training; its ceiling, Dice on the true photographs, is '
              f'{first["ceiling"]:.3f}. Fréchet and kernel distances in its deepest features. "Of true": 1 is what the true photographs have. '
              '**Bold**: every seed lies outside the range of the seeds of base, on one side; with three seeds against three, chance does that in one case of ten.', '',
              '| ' + ' | '.join(heads) + ' |', '|---'*len(heads) + '|']
@@ -220,7 +233,9 @@ def report(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', default='simulated', help='simulated, or a dataset in RETIGAN_DATA, such as DRIVE')
-    for name, default in (('size', 128), ('steps', 300), ('seeds', 3), ('trees', 20)): parser.add_argument(f'--{name}', type=int, default=default)
+    for name, default in (('size', 0), ('steps', 300), ('seeds', 3), ('trees', 20)): parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--preset', choices=('demo', 'small', 'paper'), help='networks of a preset; default: smaller ones, for a CPU')
+    parser.add_argument('--judge', help='with --report above 300 px: the U-Net that finds the vessels, a folder')
     parser.add_argument('--only', nargs='+', choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument('--vgg', type=Path, help="VGG19's ImageNet weights, a file; it may hold the first layers only, the table names them")
     parser.add_argument('--runs', type=Path, default=Path('runs/ablations'))
@@ -228,6 +243,7 @@ def main():
     parser.add_argument('--report', action='store_true')
     parser.add_argument('--out', type=Path, help='with --report: the table, .md; numbers and pictures go beside it')
     args = parser.parse_args()
+    args.size = args.size or (RetiGANConfig.preset(args.preset).size if args.preset else 128)
     if args.report:
         if args.out is None: parser.error('--report needs --out')
         return report(args)
