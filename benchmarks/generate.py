@@ -88,10 +88,12 @@ def big(out: str) -> str:
     "What can be seen of a large set: how many, when, and that it is whole."
     records = read_pairs(out, verify=True)
     when = sorted(f.stat().st_mtime for f in Path(out, 'images').iterdir())
-    minutes = (when[-1] - when[0])/60
+    pauses = [b - a for a, b in zip(when, when[1:]) if b - a > 60]                    # nobody was at work
+    minutes = (when[-1] - when[0] - sum(pauses))/60
     size = sum(f.stat().st_size for f in Path(out).rglob('*') if f.is_file())/2**20
     text = (f'\n## A large set\n\n{len(records)} pairs, seeds {records[0]["seed"]} to {records[-1]["seed"]}, {len({r["sha256"] for r in records})} different pictures, '
-            f'each as its record says; {size:.0f} MiB. From the first picture to the last: {minutes:.0f} minutes, {len(records)/minutes/60:.1f} pairs a second.')
+            f'each as its record says; {size:.0f} MiB. '
+            f'From the first picture to the last: {minutes:.0f} minutes at work, {len(records)/minutes/60:.1f} pairs a second; pauses of more than a minute: {len(pauses)}.')
     whole = (Path(out)/'pairs.json').exists()
     return text + (f' The set is whole and `open_dataset` reads it as {len(open_dataset(out))} samples.\n' if whole else ' The set is not whole.\n')
 
