@@ -5,6 +5,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -35,10 +36,24 @@ def explain(path: Path, report: dict) -> str:
     return f'{path.name}, cell {failure["cell"]!r}: {failure["error"]}\n{head}\n{failure["trace"]}'
 
 
+@pytest.fixture(scope='module')
+def running():
+    "Two notebooks at a time, as they need one core each: the pool, and path -> future report."
+    pool = ThreadPoolExecutor(2)
+    yield pool, {}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
-def test_notebook(path, child_env, tmp_path, record_property):
-    report = run_notebook(path.absolute(), child_env, tmp_path)
+def test_notebook(path, running, child_env, request, tmp_path_factory, record_property):
+    pool, reports = running
+    if not reports:
+        for item in request.session.items:
+            if getattr(item, 'originalname', '') != 'test_notebook': continue
+            chosen = item.callspec.params['path']
+            reports[chosen] = pool.submit(run_notebook, chosen.absolute(), child_env, tmp_path_factory.mktemp(chosen.stem))
+    report = reports[path].result()
     record_property(path.name, report['seconds'])
     if not report['ok']: pytest.fail(explain(path, report), pytrace=False)
 
