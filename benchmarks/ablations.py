@@ -86,7 +86,7 @@ def config_of(variant, args, seed):
 
 def eyes_of(args, seed):
     "(to learn from, to judge by)"
-    if args.data == 'simulated': return SimulatedEyes(200, 2*args.size, 10_000*(seed + 1)), SimulatedEyes(args.trees, 2*args.size, 2_000_000_000)
+    if args.data == 'simulated': return SimulatedEyes(args.eyes, 2*args.size, 10_000*(seed + 1)), SimulatedEyes(args.trees, 2*args.size, 2_000_000_000)
     root = Path(os.environ.get('RETIGAN_DATA', ''), args.data)
     if not root.is_dir(): raise SystemExit(f'{args.data}: set RETIGAN_DATA to the folder that holds it')
     return open_dataset(root, split='train'), open_dataset(root, split='test')
@@ -211,8 +211,8 @@ def report(args):
     heads = ['variant', 'seeds', *(column for column, _ in MEASURES.values()), 'seconds, of base']
     time_of = {v: mean([r['processor_seconds'] for r in runs]) for v, runs in found.items()}
     lines = [f'# What each part is worth: {args.data}, {args.size} px', '',
-             f'`python benchmarks/ablations.py --data {args.data} --size {args.size} --steps {first["steps"]}`, then the same with `--report --out {args.out}`. '
-             f'{first["steps"]} steps each on {"200 simulated eyes" if args.data == "simulated" else f"the training photographs of {args.data}"}, batch 1, '
+             f'`python benchmarks/ablations.py --data {args.data} --size {args.size} --steps {first["steps"]}`, then the same with `--report --out results/{args.out.name}`. '
+             f'{first["steps"]} steps each on {f"{args.eyes} simulated eyes" if args.data == "simulated" else f"the training photographs of {args.data}"}, batch 1, '
              f'G of {first["generator"]:,} weights and D of {first["discriminator"]:,} in base; {len(squares["names"])} trees that the training has not seen. '
              f'{first["machine"]}, one thread, a shared machine; {mean([r["processor_seconds"] for r in base]):.0f} processor seconds a run of base; retigan {first["retigan"]}, torch {first["torch"]}, Python {first["python"]}.', '',
              f'Mean ± standard deviation over seeds. Vessels by `{Path(args.judge or "vessels-judge").name}`, which took no part in any training; its ceiling, Dice on the true photographs, is '
@@ -230,10 +230,10 @@ def report(args):
     print('\n'.join(lines))
 
 
-def main():
+def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', default='simulated', help='simulated, or a dataset in RETIGAN_DATA, such as DRIVE')
-    for name, default in (('size', 0), ('steps', 300), ('seeds', 3), ('trees', 20)): parser.add_argument(f'--{name}', type=int, default=default)
+    for name, default in (('size', 0), ('steps', 300), ('seeds', 3), ('eyes', 200), ('trees', 20)): parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--preset', choices=('demo', 'small', 'paper'), help='networks of a preset; default: smaller ones, for a CPU')
     parser.add_argument('--judge', help='with --report above 300 px: the U-Net that finds the vessels, a folder')
     parser.add_argument('--only', nargs='+', choices=list(VARIANTS), default=list(VARIANTS))
@@ -242,7 +242,7 @@ def main():
     parser.add_argument('--cpu', action='store_true', help='stay on the CPU though there is a GPU')
     parser.add_argument('--report', action='store_true')
     parser.add_argument('--out', type=Path, help='with --report: the table, .md; numbers and pictures go beside it')
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     args.size = args.size or (RetiGANConfig.preset(args.preset).size if args.preset else 128)
     if args.report:
         if args.out is None: parser.error('--report needs --out')
