@@ -109,15 +109,14 @@ def headline(runs, results):
     by_seed = json.loads((results/'seeds.json').read_text())
     real = json.loads((results/'evaluate_DRIVE.json').read_text())
     demo = report_of(runs/'seeds'/'0')
-    says = {'share of the ceiling': 'vessels found in the painted pictures, of what is found in true ones', 'gradient energy, of true': 'gradient energy, of true',
+    says = {'share of the ceiling': 'vessels found in the pictures (Dice), of true', 'gradient energy, of true': 'gradient energy, of true',
             'edge width, of true': 'width of vessel edges, of true', 'variety, of true': 'difference of two pictures, of true', 'colour, of true': 'spread of colour, of true'}
     def share(v): return f'{100*v:.0f} %'
     def seeds_say(key): return f'{share(statistics.mean(v := [r[key] for r in by_seed]))} ({share(min(v))} to {share(max(v))})'
     def distance(r): return [next(iter(r['distances'].values()))[k]['frechet'] for k in ('painted', 'halves')]
     (near, half), real_pick = distance(real), pick(real)
     half_demo = distance(demo)[1]['mean']
-    lines = [f'| | `demo`, simulated eyes, {len(by_seed)} seeds | `small`, DRIVE, one seed |', '|---|---|---|',
-             f'| | {len(demo["pictures"])} unseen trees | {len(real["pictures"])} test trees |',
+    lines = [f'| | `demo`, {len(by_seed)} seeds, {len(demo["pictures"])} unseen simulated trees | `small`, one seed, the {len(real["pictures"])} test trees of DRIVE |', '|---|---|---|',
              *(f'| {text} | {seeds_say(key)} | {share(real_pick[key])} |' for key, text in says.items()),
              f'| Fréchet distance to true ones (halves of the true: {half_demo:.2g}; {half["mean"]:.2g}) | {statistics.mean(r["Fréchet"] for r in by_seed):.2g} | {near:.2g} |',
              f'| copies of photographs learnt from | {sum(r["copies"] for r in by_seed)} | {real_pick["copies"]} |', '']
