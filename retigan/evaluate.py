@@ -266,14 +266,34 @@ def halves(
     return [distance(images[c[:len(c)//2]], images[c[len(c)//2:]], features) for c in cuts]
 
 # %% ../nbs/13_evaluate.ipynb #inception
+_INCEPTION = 'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth'
+
+def _hub_file(url, download):
+    "What torch.hub would have downloaded, checked by the digest in its name, or None."
+    path = Path(torch.hub.get_dir())/'checkpoints'/url.rsplit('/', 1)[-1]
+    if not path.is_file() and download:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit('-', 1)[-1])
+    return path if path.is_file() else None
+
+def _refuse_code(path):
+    "torch-fidelity unpickles what it is given, and a pickle can run code: look first."
+    try: torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error: raise ValueError(f'{path}: expected the weights of Inception, tensors and nothing else: {type(error).__name__}') from error
+
 def inception_features(
     weights_path=None, # The file of torch-fidelity; None: in torch.hub's folder
+    download:bool=False, # Fetch it, 91 MB, where it is missing
+    url:str=_INCEPTION, # From where; its name ends in the first digits of its SHA-256
 ): # a feature extractor for `frechet_distance`, or None when torch-fidelity or its weights can't be had
-    "Inception as Fréchet distances are usually computed with, through the package torch-fidelity; nothing is downloaded."
-    path = weights_path or cached_file('weights-inception-2015-12-05-6726825d.pth')
-    if path is None: return None
+    """Inception as Fréchet distances are usually computed with, through the package torch-fidelity.
+
+    Raises ValueError for a file that holds more than tensors, RuntimeError for a download of another digest."""
     try: from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError: return None
+    path = weights_path or _hub_file(url, download)
+    if path is None: return None
+    _refuse_code(path)
     class Inception(nn.Module):
         name, num_features = 'Inception v3 (torch-fidelity)', 2048
         def __init__(self):
@@ -347,8 +367,21 @@ def _say(values):
 
 def _columns(rows, names): return {k: _say([r[k] for r in rows]) for k in names}
 
+class _Remembered(nn.Module):
+    "Features of each picture computed once, however many sets it is drawn into."
+    def __init__(self, features):
+        super().__init__()
+        self.features, self.num_features, self.seen = features, features.num_features, {}
+
+    def forward(self, x):
+        keys = [t.numpy().tobytes() for t in x]
+        new = {k: t for k, t in zip(keys, x) if k not in self.seen}
+        if new: self.seen.update(zip(new, self.features(torch.stack(list(new.values())))))
+        return torch.stack([self.seen[k] for k in keys])
+
 def _space(p, train, features):
     "Distances between sets in one feature space."
+    features = _Remembered(features)
     among = {name: [float(f'{x:.4g}') for x in halves(p.real, features, f)] for name, f in (('frechet', frechet_distance), ('kernel', kernel_distance))}
     def both(a): return dict(frechet=float(f'{frechet_distance(a, p.real, features):.4g}'), kernel=float(f'{kernel_distance(a, p.real, features):.4g}'))
     return dict(painted=both(p.fake), **({'training': both(train['real'])} if train else {}),
@@ -360,7 +393,7 @@ def evaluate(
     judge:UNet, # Took no part in the training
     judge_name:str='', # What the report calls it
     train:dict=None, # The photographs learnt from, as `square_samples` gives them; None: nothing is said of copies
-    download:bool=False, # Fetch weights that metrics need, where they are missing
+    download:bool=False, # Fetch weights that metrics need, where they are missing: AlexNet's, 233 MB, and Inception's, 91 MB, if torch-fidelity is installed
     progress:bool=False, # Show a bar
 )->dict: # plain numbers, text and lists, for JSON
     "All measures of this chapter. Same pictures, same numbers on a CPU. Raises ValueError for fewer than four pictures."
@@ -377,7 +410,7 @@ def evaluate(
     sets = dict(painted=p.fake, true=p.real, smoothed=smoothed)
     step('sharpness', {n: dict(energy=_say(gradient_energy(x, p.fov)), width=_say(edge_width(x, p.vessels, p.fov))) for n, x in sets.items()})
     step('variety', {n: {k: float(f'{v:.4g}') for k, v in variety(x, p.fov).items()} for n, x in sets.items() if n != 'smoothed'})
-    spaces = [f for f in (eyes, inception_features()) if f is not None]
+    spaces = [f for f in (eyes, inception_features(download=download)) if f is not None]
     step('distances', {f.name: _space(p, train, f) for f in spaces})
     bar.close()
     seen['copies'] = train and {'pixels': copy_test(p, train), 'features': copy_test(p, train, eyes)}
@@ -415,6 +448,7 @@ def report_text(
         lines += _table([f'distance to the true, features of {space}', 'Fréchet', 'kernel'],
                         [*((k, f'{d[k]["frechet"]:.3g}', f'{d[k]["kernel"]:.2g}') for k in ('painted', 'training') if k in d),
                          ('halves of the true', *(f'{h[k]["mean"]:.2g} ({h[k]["low"]:.2g} to {h[k]["high"]:.2g})' for k in ('frechet', 'kernel')))])
+    if not any('Inception' in space for space in r['distances']): lines += ['Not measured in features of Inception: torch-fidelity or its weights are not here.', '']
     return '\n'.join(lines + _copies_text(r['copies']))
 
 # %% ../nbs/13_evaluate.ipynb #draw-report

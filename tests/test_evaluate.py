@@ -1,6 +1,10 @@
 """retigan-evaluate: the same report every time, from whatever it is given; and metrics whose weights have to be there."""
+import hashlib
 import json
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ import torch
 
 from retigan.cli import evaluate, train
 from retigan.datasets import SimulatedEyes
-from retigan.evaluate import Pictures, cached_file, copy_test, lpips, square_samples
+from retigan.evaluate import Pictures, cached_file, copy_test, frechet_distance, inception_features, kernel_distance, lpips, square_samples
 from retigan.simulate import write_eyes
 
 
@@ -74,6 +78,52 @@ def test_lpips_with_weights_that_are_there(eyes, tmp_path, monkeypatch):
     assert cached_file('alexnet-owt-7be5be79.pth')
     far = [sum(lpips(replace(p, fake=x)))/len(p) for x in (p.real, gaussian_blur(p.real, 9, 1.), gaussian_blur(p.real, 19, 4.))]
     assert far[0] == pytest.approx(0, abs=1e-5) and far[0] < far[1] < far[2]
+
+
+@pytest.fixture(scope='module')
+def inception(tmp_path_factory):
+    "A file as torch-fidelity's, with random numbers in it and its digest in its name."
+    network = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3', reason='needs torch-fidelity, which pip install -e .[dev] brings')
+    folder = tmp_path_factory.mktemp('inception')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, 'load_state_dict_from_url', lambda *args, **kwargs: None)
+        patch.setattr(network.FeatureExtractorInceptionV3, 'load_state_dict', lambda *args: None)
+        net = network.FeatureExtractorInceptionV3('inception', ['2048'])
+    torch.manual_seed(0)
+    for w in net.state_dict().values():
+        if w.ndim == 4: torch.nn.init.kaiming_normal_(w)
+    torch.save(net.state_dict(), folder/'weights')
+    digest = hashlib.sha256((folder/'weights').read_bytes()).hexdigest()
+    return (folder/'weights').rename(folder/f'weights-inception-{digest[:8]}.pth')
+
+
+def test_inception_is_fetched_checked_and_used(eyes, inception, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    handler = partial(SimpleHTTPRequestHandler, directory=inception.parent)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{server.server_port}/{inception.name}'
+        assert inception_features(url=url) is None and not list(tmp_path.rglob('*'))           # nothing is fetched unasked
+        features = inception_features(download=True, url=url)
+        bad = inception.with_name('weights-inception-00000000.pth')
+        bad.write_bytes(inception.read_bytes())
+        with pytest.raises(RuntimeError, match='invalid hash'): inception_features(download=True, url=url.replace(inception.name, bad.name))
+        server.shutdown()
+    assert [f.name for f in tmp_path.rglob('*.*')] == [inception.name]                         # the false one has left nothing
+    assert inception_features(url=url).num_features == 2048                                    # there now
+    s, p = eyes
+    assert 'Inception' in features.name
+    near, far = (frechet_distance(x, p.real, features) for x in (p.real, p.real.flip(1)))
+    assert abs(near) < 1e-3*far
+    assert kernel_distance(p.real.flip(1), p.real, features) > kernel_distance(p.real, p.real, features)
+
+
+def test_inception_runs_no_code(inception, tmp_path):
+    class Evil:
+        def __reduce__(self): return (Path.touch, (tmp_path/'touched',))
+    torch.save(dict(weight=Evil()), tmp_path/'evil.pth')
+    with pytest.raises(ValueError, match='evil.pth: expected the weights of Inception, tensors and nothing else'): inception_features(tmp_path/'evil.pth')
+    assert not (tmp_path/'touched').exists()
 
 
 def test_copies_of_some(eyes):
