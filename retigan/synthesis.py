@@ -213,6 +213,11 @@ def _join(out, blocks):
         yield ('\n  ' if k == 0 else ',\n  ') + ',\n  '.join(lines)
     yield '\n ]\n}\n'
 
+# %% ../nbs/12_synthesis.ipynb #bar
+def _bar(n, progress):
+    from tqdm.auto import tqdm
+    return tqdm(desc='painting', total=n, unit='pair', **({} if progress else dict(disable=True)))       # else TQDM_DISABLE decides
+
 # %% ../nbs/12_synthesis.ipynb #write-pairs
 def write_pairs(
     model, # A RetiGAN
@@ -250,10 +255,6 @@ def write_pairs(
     if not (out/'pairs.json').exists(): _put(out/'pairs.json', _join(out, blocks))
     bar.close()
     return dict(painted=painted, there=there, seconds=time.perf_counter() - start)
-
-def _bar(n, progress):
-    from tqdm.auto import tqdm
-    return tqdm(desc='painting', total=n, unit='pair', **({} if progress else dict(disable=True)))       # else TQDM_DISABLE decides
 
 # %% ../nbs/12_synthesis.ipynb #read
 def read_pairs(
