@@ -225,7 +225,7 @@ def evaluate(
     out:str=None, # Folder for report.md, report.json and report.jpg; default: the run's, or evaluation/NAME
     trees:int=None, # Test trees, at most; default: all
     judge:str=None, # U-Net that looks for the vessels; default: one of the package that was not in the loss
-    download:bool=False, # Fetch the weights that LPIPS needs, 233 MB
+    download:bool=False, # Fetch weights that metrics need: AlexNet's, 233 MB, and, if torch-fidelity is installed, Inception's, 91 MB
     device:str='auto', # cpu, cuda, or auto
 ):
     "Measure what a model paints around trees it has not seen, and write a report."
