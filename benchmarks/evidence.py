@@ -10,6 +10,7 @@ Folders that are read, and the commands that make them:
     runs/seeds/0 to 4    OMP_NUM_THREADS=1 retigan-train --seed 0 --out runs/seeds/0, and so on
     runs/ablations       python benchmarks/ablations.py --data simulated; ... --data DRIVE --vgg FILE
     runs/usefulness      python benchmarks/usefulness.py --run runs/drive
+    runs/usefulness_long the same with --steps 1000 --ks 5 20 --work runs/usefulness_long
 
 A folder that holds a report.json or a measures.json already is not measured again; remove the file to have it measured.
 
@@ -88,6 +89,7 @@ def pick(r):
 def seeds(runs, results):
     "The demo, by seeds."
     folders = sorted(f for f in (runs/'seeds').iterdir() if (f/'result.json').exists())
+    if not folders: raise SystemExit(f'{runs/"seeds"}: holds no finished run, expected folders of retigan-train')
     reports = [report_of(f) for f in folders]
     rows, minutes = [pick(r) for r in reports], [read_metrics(f/'metrics.csv')[-1]['seconds']/60 for f in folders]
     lines = ['# The demo by seeds', '',
@@ -141,6 +143,7 @@ def headline_picture(columns):
     return fig
 
 
+TABLES = ['drive', 'seeds', 'ablations_simulated', 'ablations_DRIVE', 'usefulness', 'usefulness_long']      # what can be compared
 NAMES = ('kind', 'k', 'seed', 'name')          # what tells one row of a list from another
 CLOCK = {'processor_seconds', 'machine', 'device', 'retigan', 'torch', 'python', 'made', 'title'}       # not figures of a result
 
@@ -178,12 +181,14 @@ def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--runs', type=Path, default=Path('runs'))
     parser.add_argument('--results', type=Path, default=HERE.parent/'results')
-    parser.add_argument('--only', nargs='+', help='parts: drive, seeds, ablations_simulated, ablations_DRIVE, usefulness, headline')
+    parser.add_argument('--only', nargs='+', help=f'parts: {", ".join(TABLES)}, headline')
     parser.add_argument('--check', action='store_true', help='write nothing, compare with what --results holds')
     args = parser.parse_args(words)
+    unknown = sorted(set(args.only or ()) - {*TABLES, *(() if args.check else ('headline',))})
+    if unknown: raise SystemExit(f'--only {" ".join(unknown)}: expected some of {", ".join(TABLES)}, or, without --check, headline')
     if not args.check: return make(args.runs, args.results, args.only)
     with tempfile.TemporaryDirectory() as made:
-        make(args.runs, Path(made), args.only or ['drive', 'seeds', 'ablations_simulated', 'ablations_DRIVE', 'usefulness'])
+        make(args.runs, Path(made), args.only or TABLES)
         wrong = check(args.results, Path(made))
     raise SystemExit(bool(wrong))
 
@@ -192,14 +197,13 @@ def make(runs, results, only=None):
     "Write the parts whose runs are there."
     real = (Path(os.environ.get('RETIGAN_DATA', ''))/'DRIVE').is_dir()
     def ablations(data): return lambda: table('ablations.py', '--data', data, '--runs', runs/'ablations', '--out', results/f'ablations_{data}.md')
+    def usefulness(name): return lambda: table('usefulness.py', '--work', runs/name, '--out', results/f'{name}.md')
     parts = {'drive': (runs/'drive'/'metrics.csv', real, lambda: real_run(runs, results)),
              'seeds': (runs/'seeds', True, lambda: seeds(runs, results)),
              'ablations_simulated': (runs/'ablations'/'simulated_128', True, ablations('simulated')),
              'ablations_DRIVE': (runs/'ablations'/'DRIVE_128', real, ablations('DRIVE')),
-             'usefulness': (runs/'usefulness'/'settings.json', True, lambda: table('usefulness.py', '--work', runs/'usefulness', '--out', results/'usefulness.md')),
+             **{name: (runs/name/'settings.json', True, usefulness(name)) for name in ('usefulness', 'usefulness_long')},
              'headline': (runs/'drive'/'metrics.csv', real and (runs/'seeds'/'0').is_dir(), lambda: headline(runs, results))}
-    unknown = sorted(set(only or ()) - set(parts))
-    if unknown: raise SystemExit(f'--only {" ".join(unknown)}: expected some of {", ".join(parts)}')
     for name, (needs, there, write) in parts.items():
         if only and name not in only: continue
         if not needs.exists(): print(f'{name}: left alone, {needs} is not there; --help says what makes it'); continue

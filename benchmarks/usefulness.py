@@ -4,6 +4,8 @@
     OMP_NUM_THREADS=1 RETIGAN_DATA=DIR python benchmarks/usefulness.py --run runs/drive
     RETIGAN_DATA=DIR python benchmarks/usefulness.py --report --out results/usefulness.md
 
+and with four times the patches, the same two lines with --steps 1000 --ks 5 20 --work runs/usefulness_long.
+
 --run is a folder of `retigan-train --data DIR/DRIVE`: its model paints the synthetic pictures around simulated trees. The
 simulator's own pictures of the same trees are a rival that costs no training. Every condition has the same U-Net, the same
 number of steps and patches; only the pictures differ. One JSON a condition and seed under --work, made once: a stopped
@@ -39,9 +41,9 @@ def as_samples(squares, images):
     return [FundusSample(x, v, f, n, '') for x, v, f, n in zip(images, squares['vessels'], squares['fov'], squares['names'])]
 
 
-def conditions(n_real):
+def conditions(n_real, ks=KS):
     "Names in the order in which they are run: (kind, k)."
-    ks = [k for k in KS if k <= n_real]
+    ks = [k for k in ks if k <= n_real]
     return [('painted', 0), ('simulator', 0), *((kind, k) for kind in ('real', 'real+painted') for k in ks), *(('real+simulator', k) for k in ks if k in (1, 5, 20))]
 
 
@@ -111,7 +113,7 @@ def train_all(args):
     real, test = (as_samples(s, s['real']) for s in parts)
     made = synthetic(args, model)
     for seed in range(args.seeds):
-        for kind, k in conditions(len(real)):
+        for kind, k in conditions(len(real), args.ks):
             file = args.work/f'{kind}_{k}_{seed}.json'
             if file.exists(): continue
             found = one(args, kind, k, seed, real, test, made)
@@ -218,6 +220,7 @@ def main(argv=None):
     parser.add_argument('--data', default='DRIVE', help='a dataset in RETIGAN_DATA')
     parser.add_argument('--work', default='runs/usefulness')
     for name, default in (('size', 256), ('pairs', 100), ('steps', 250), ('batch', 4), ('patch', 96), ('seeds', 3)): parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--ks', type=int, nargs='+', default=KS, help='numbers of real photographs; default: 1 3 5 10 20')
     parser.add_argument('--widths', type=int, nargs='+', default=[12, 24, 48, 96])
     parser.add_argument('--report', action='store_true')
     parser.add_argument('--out', type=Path, help='with --report: .md; numbers and plot go beside it')
