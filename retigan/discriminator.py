@@ -39,14 +39,14 @@ def _stage(ni, nf, stride, norm):
 
 # %% ../nbs/07_discriminator.ipynb #check-input
 def _check_input(x, in_channel, least):
-    "Raise ValueError unless `x` is a finite float batch (B, in_channel, H, W) with H and W of at least `least`."
+    "Raise ValueError unless `x` is a float batch (B, in_channel, H, W), H and W at least `least`; on the CPU, finite."
     if x.ndim != 4 or x.shape[0] == 0 or x.shape[1] != in_channel:
         raise ValueError(f'x has shape {tuple(x.shape)}, expected (B, {in_channel}, H, W): '
                          f'condition and image joined along the channels, in_channel={in_channel} together')
     if min(x.shape[2:]) < least:
         raise ValueError(f'x is {x.shape[2]} x {x.shape[3]} pixels, H and W must be at least {least}')
     if not x.is_floating_point(): raise ValueError(f'x is {x.dtype}, expected floating point values in [-1, 1]')
-    if not torch.compiler.is_compiling() and not torch.isfinite(x).all():
+    if x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.isfinite(x).all():        # a GPU would have to stop and answer
         raise ValueError('x holds NaN or infinity, expected finite values')
 
 # %% ../nbs/07_discriminator.ipynb #patch-discriminator
@@ -55,7 +55,7 @@ class PatchDiscriminator(nn.Module):
 
     `forward` takes (B, in_channel, H, W), H and W at least 4, and returns a list of n_blocks + 2 tensors: the
     features of every stage, the logits map (B, 1, h, w) last. Raises ValueError for arguments out of range, and
-    for an input that is too small, has other channels, or is not finite. The NLayerDiscriminator of pix2pixHD
+    for an input that is too small, has other channels, or (on the CPU) is not finite. The NLayerDiscriminator of pix2pixHD
     (Wang et al. 2018, appendix), without the biases that InstanceNorm cancels."""
     def __init__(self,
         in_channel:int, # Channels of the condition plus channels of the image

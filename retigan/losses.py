@@ -184,14 +184,16 @@ def _copy_network(network):
     "A copy of a user's network, which must have a method `features`."
     if not callable(getattr(network, 'features', None)):
         raise ValueError("features='unet' needs network=, a module whose method `features(x)` returns a list of maps, such as UNet.from_pretrained() of retigan.unet")
-    return copy.deepcopy(network)
+    network = copy.deepcopy(network)
+    if hasattr(network, 'check_finite'): network.check_finite = False        # Perception looks, once
+    return network
 
 def _check_picture(x, vgg, least):
-    "Raise ValueError unless `x` is a finite float batch of pictures, with three channels and `least` pixels for VGG."
+    "Raise ValueError unless `x` is a float batch of pictures, on the CPU finite, with three channels and `least` pixels for VGG."
     if x.ndim != 4 or x.shape[0] == 0 or (vgg and x.shape[1] != 3) or not x.is_floating_point():
         raise ValueError(f'x is {x.dtype} of shape {tuple(x.shape)}, expected floating point (B, 3, H, W) in [-1, 1]')
     if min(x.shape[2:]) < least: raise ValueError(f'x is {x.shape[2]} x {x.shape[3]} pixels, H and W must be at least {least}')
-    if not torch.compiler.is_compiling() and not torch.isfinite(x).all(): raise ValueError('x holds NaN or infinity, expected finite values')
+    if x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.isfinite(x).all(): raise ValueError('x holds NaN or infinity, expected finite values')
 
 # %% ../nbs/08_losses.ipynb #perception
 class Perception(nn.Module):
