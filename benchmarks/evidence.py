@@ -63,7 +63,7 @@ def real_run(runs, results):
     spent = read_metrics(run/'metrics.csv')[-1]
     kept = json.loads((run/'config.json').read_text())
     report |= dict(title=f'The evidence: {label}', made=[
-        f'`retigan-train --preset {read_notes(run)["preset"]} --data DIR/{label} --steps {model.config.steps} --out runs/drive`, then `retigan-evaluate runs/drive`, written by '
+        f'`OMP_NUM_THREADS=1 retigan-train --preset {read_notes(run)["preset"]} --data DIR/{label} --steps {model.config.steps} --out runs/drive`, then `retigan-evaluate runs/drive`, written by '
         f'`python benchmarks/evidence.py`. {kept["data"]["samples"]} training photographs, {len(p)} test trees, one seed ({model.config.seed}), {model.config.size} px, '
         f'{spent["step"]} steps in {spent["seconds"]/60:.0f} minutes of a shared {processor()} processor; {machine_words()}.'])
     write_pair(results/f'evaluate_{label}', report, draw_report(p, report, judge, without=('true', 'nearest learnt from')))
@@ -93,7 +93,7 @@ def seeds(runs, results):
     reports = [report_of(f) for f in folders]
     rows, minutes = [pick(r) for r in reports], [read_metrics(f/'metrics.csv')[-1]['seconds']/60 for f in folders]
     lines = ['# The demo by seeds', '',
-             f'`retigan-train --seed S --out runs/seeds/S` for S = {", ".join(f.name for f in folders)}: 1000 steps at 128 px on 200 simulated eyes, other eyes for each seed, other weights, other order; '
+             f'`OMP_NUM_THREADS=1 retigan-train --seed S --out runs/seeds/S` for S = {", ".join(f.name for f in folders)}: 1000 steps at 128 px on 200 simulated eyes, other eyes for each seed, other weights, other order; '
              f'{len(reports[0]["pictures"])} unseen trees, the same for all. {min(minutes):.0f} to {max(minutes):.0f} minutes a run, one thread of a shared {processor()} processor. {machine_words()}. '
              'Written by `python benchmarks/evidence.py`.', '',
              '| seed | ' + ' | '.join(rows[0]) + ' |', '|---'*(len(rows[0]) + 1) + '|',

@@ -185,9 +185,10 @@ def report(args):
     kept = json.loads((work/'settings.json').read_text())
     rows = [json.loads(f.read_text()) for f in sorted(work.glob('*_*_*.json'))]
     if not rows: raise SystemExit(f'{work}: holds no finished condition')
-    s = kept['settings']
+    s, ks = kept['settings'], sorted({r['k'] for r in rows if r['k']})
+    options = (f' --steps {s["steps"]}' if s['steps'] != 250 else '') + (f' --ks {" ".join(map(str, ks))}' if ks and ks != list(KS) else '') + (f' --work runs/{work.name}' if work.name != 'usefulness' else '')
     lines = ['# Does a segmenter learn from painted pairs?', '',
-             f'`RETIGAN_DATA=DIR python benchmarks/usefulness.py --run RUN`, then the same with `--report --out results/{out.name}`. {s["data"]}: {rows[0]["trained"]} training photographs, tested once a network on '
+             f'`RETIGAN_DATA=DIR python benchmarks/usefulness.py --run RUN{options}`, then the same with `--report --out results/{out.name}`. {s["data"]}: {rows[0]["trained"]} training photographs, tested once a network on '
              f'{rows[0]["tested"]} test photographs, squares of {s["size"]} px around the field of view, scored inside it. U-Net of widths {", ".join(map(str, s["widths"]))}, '
              f'{s["steps"]} steps of {s["batch"]} patches of {s["patch"]} px in every condition. Painted: {s["pairs"]} simulated trees, the painter trained on all training photographs of {s["data"]} '
              f'({s["painter"]["size"]} px, {s["painter"]["steps"]} steps). The threshold comes from the real training photographs of the condition, or from 20 synthetic ones where there is none. '
