@@ -10,7 +10,7 @@ Folders that are read, and the commands that make them:
     runs/seeds/0 to 4    OMP_NUM_THREADS=1 retigan-train --seed 0 --out runs/seeds/0, and so on
     runs/ablations       python benchmarks/ablations.py --data simulated; ... --data DRIVE --vgg FILE
     runs/usefulness      python benchmarks/usefulness.py --run runs/drive
-    runs/usefulness_long the same with --steps 1000 --ks 5 20 --work runs/usefulness_long
+    runs/usefulness_long the same with --steps 1000 --ks 5 20 --own 5 --work runs/usefulness_long
 
 A folder that holds a report.json or a measures.json already is not measured again; remove the file to have it measured.
 

@@ -4,12 +4,13 @@
     OMP_NUM_THREADS=1 RETIGAN_DATA=DIR python benchmarks/usefulness.py --run runs/drive
     RETIGAN_DATA=DIR python benchmarks/usefulness.py --report --out results/usefulness.md
 
-and with four times the patches, the same two lines with --steps 1000 --ks 5 20 --work runs/usefulness_long.
+and with four times the patches, the same two lines with --steps 1000 --ks 5 20 --own 5 --work runs/usefulness_long.
 
 --run is a folder of `retigan-train --data DIR/DRIVE`: its model paints the synthetic pictures around simulated trees. The
 simulator's own pictures of the same trees are a rival that costs no training. Every condition has the same U-Net, the same
 number of steps and patches; only the pictures differ. One JSON a condition and seed under --work, made once: a stopped
-command goes on. --report reads these files and trains nothing.
+command goes on. --own trains painters that see the k photographs of a condition and no other, one a seed, as long as --run was
+trained. --report reads these files and trains nothing.
 """
 import argparse
 import hashlib
@@ -18,6 +19,7 @@ import os
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,11 +30,12 @@ from retigan.datasets import FundusSample, SimulatedEyes, open_dataset
 from retigan.evaluate import find_trees, paint_samples, square_samples
 from retigan.metrics import best_threshold, mean_scores, vessel_scores
 from retigan.segment import VesselPatches, train_unet
-from retigan.train import load_run
+from retigan.train import Trainer, load_run
 from retigan.unet import UNet
 
 KS = (1, 3, 5, 10, 20)
-KINDS = {'real': 'k real photographs', 'real+painted': 'k real and painted', 'real+simulator': "k real and the simulator's own"}
+KINDS = {'real': 'k real photographs', 'real+painted': 'k real and painted', 'real+own': 'k real and painted, by a painter of the same k',
+         'real+simulator': "k real and the simulator's own"}
 ALONE = {'painted': 'painted only', 'simulator': "the simulator's own only"}
 SCORES = ('dice', 'cl_dice', 'auc')
 
@@ -41,10 +44,11 @@ def as_samples(squares, images):
     return [FundusSample(x, v, f, n, '') for x, v, f, n in zip(images, squares['vessels'], squares['fov'], squares['names'])]
 
 
-def conditions(n_real, ks=KS):
+def conditions(n_real, ks=KS, own=()):
     "Names in the order in which they are run: (kind, k)."
     ks = [k for k in ks if k <= n_real]
-    return [('painted', 0), ('simulator', 0), *((kind, k) for kind in ('real', 'real+painted') for k in ks), *(('real+simulator', k) for k in ks if k in (1, 5, 20))]
+    return [('painted', 0), ('simulator', 0), *((kind, k) for kind in ('real', 'real+painted') for k in ks), *(('real+simulator', k) for k in ks if k in (1, 5, 20)),
+            *(('real+own', k) for k in own if k < n_real)]
 
 
 def synthetic(args, model):
@@ -54,10 +58,21 @@ def synthetic(args, model):
     return dict(painted=as_samples(squares, p.fake), simulator=as_samples(squares, p.real))
 
 
+def chosen(n, k, seed):
+    "Which k of n photographs a seed stands for; fewer of them are the first of more."
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()[:k]
+
+
+def own_painter(args, config, train, k, seed):
+    "A painter of the same config that sees the k photographs of a condition and no other; a stopped training goes on."
+    run = Path(args.work)/'painters'/f'{k}_{seed}'
+    Trainer(replace(config, seed=seed)).fit([train[i] for i in chosen(len(train), k, seed)], run=run, resume=True, progress=False)
+    return load_run(run)
+
+
 def to_learn_from(kind, k, seed, real, made):
     "The samples of a condition, and those that its threshold is chosen on; where there are two kinds, each gives half of all patches."
-    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed)).tolist()
-    mine = [real[i] for i in order[:k]]
+    mine = [real[i] for i in chosen(len(real), k, seed)]
     other = made.get(kind.split('+')[-1], [])
     if not mine: return other, other[:20]
     if not other: return mine, mine
@@ -109,13 +124,15 @@ def train_all(args):
         differ = sorted(k for k in mine if k in old and old[k] != mine[k])           # the first folders did not note the weights
         if differ: raise SystemExit(f'{args.work}: was made with other settings ({", ".join(differ)}), choose another --work')
     else: write_aside(kept, json.dumps(dict(settings=mine, machine=processor(), retigan=__version__, torch=torch.__version__, python=platform.python_version()), indent=1) + '\n')
-    parts = [square_samples(open_dataset(root, split=s), args.size) for s in ('train', 'test')]
+    train = open_dataset(root, split='train')
+    parts = [square_samples(s, args.size) for s in (train, open_dataset(root, split='test'))]
     real, test = (as_samples(s, s['real']) for s in parts)
     made = synthetic(args, model)
     for seed in range(args.seeds):
-        for kind, k in conditions(len(real), args.ks):
+        for kind, k in conditions(len(real), args.ks, args.own):
             file = args.work/f'{kind}_{k}_{seed}.json'
             if file.exists(): continue
+            if kind == 'real+own': made['own'] = synthetic(args, own_painter(args, model.config, train, k, seed))['painted']
             found = one(args, kind, k, seed, real, test, made)
             write_aside(file, json.dumps({**found, 'trained': len(real), 'tested': len(test)}) + '\n')
             print(found, flush=True)
@@ -131,7 +148,7 @@ def plot(rows, path):
     from matplotlib.figure import Figure
     fig = Figure(figsize=(6.4, 4.2), layout='constrained')
     ax = fig.subplots()
-    colours = {'real': '#333333', 'painted': '#d1495b', 'simulator': '#2e86ab'}
+    colours = {'real': '#333333', 'painted': '#d1495b', 'own': '#66a182', 'simulator': '#2e86ab'}
     for kind, says in KINDS.items():
         ks = sorted({r['k'] for r in rows if r['kind'] == kind})
         if not ks: continue
@@ -153,9 +170,9 @@ def plot(rows, path):
 
 def differences(rows):
     "(what, against what, k, {score: one difference a seed}): both of a seed with the same photographs and first weights."
-    names = {'painted': 'painted', 'simulator': "the simulator's own", 'real': 'k real', 'real+painted': 'k real and painted', 'real+simulator': "k real and the simulator's own"}
+    names = {**KINDS, 'painted': 'painted', 'simulator': "the simulator's own", 'real': 'k real'}
     found = {(r['kind'], r['k'], r['seed']): r for r in rows}
-    pairs = [('painted', 'simulator'), ('real+painted', 'real'), ('real+simulator', 'real'), ('real+painted', 'real+simulator')]
+    pairs = [('painted', 'simulator'), ('real+painted', 'real'), ('real+own', 'real'), ('real+simulator', 'real'), ('real+painted', 'real+simulator')]
     for a, b in pairs:
         for k in sorted({r['k'] for r in rows if r['kind'] == a}):
             seeds = [s for kind, j, s in sorted(found) if (kind, j) == (a, k) and (b, k, s) in found]
@@ -186,7 +203,8 @@ def report(args):
     rows = [json.loads(f.read_text()) for f in sorted(work.glob('*_*_*.json'))]
     if not rows: raise SystemExit(f'{work}: holds no finished condition')
     s, ks = kept['settings'], sorted({r['k'] for r in rows if r['k']})
-    options = (f' --steps {s["steps"]}' if s['steps'] != 250 else '') + (f' --ks {" ".join(map(str, ks))}' if ks and ks != list(KS) else '') + (f' --work runs/{work.name}' if work.name != 'usefulness' else '')
+    own = sorted({r['k'] for r in rows if r['kind'] == 'real+own'})
+    options = (f' --steps {s["steps"]}' if s['steps'] != 250 else '') + (f' --ks {" ".join(map(str, ks))}' if ks and ks != list(KS) else '') + (f' --own {" ".join(map(str, own))}' if own else '') + (f' --work runs/{work.name}' if work.name != 'usefulness' else '')
     lines = ['# Does a segmenter learn from painted pairs?', '',
              f'`RETIGAN_DATA=DIR python benchmarks/usefulness.py --run RUN{options}`, then the same with `--report --out results/{out.name}`. {s["data"]}: {rows[0]["trained"]} training photographs, tested once a network on '
              f'{rows[0]["tested"]} test photographs, squares of {s["size"]} px around the field of view, scored inside it. U-Net of widths {", ".join(map(str, s["widths"]))}, '
@@ -207,7 +225,9 @@ def report(args):
                  'the figures here rank pictures for a small network in a short training, no more.'
                  if (s['data'], s['size']) == ('DRIVE', 256) and max(r['dice'] for r in rows) < .775 and max(r['auc'] for r in rows) < .957 else ''), '',
               'The painter saw all training photographs with their trees, so for k below their number "k real and painted" uses more real photographs than k, through the painter. '
-              'Only the last k is a comparison at equal data. Simulated trees are not people\'s drawings: both kinds of synthetic pairs teach trees that nobody has drawn. Not done: a painter that has seen the k photographs only.', '',
+              'Only the last k is a comparison at equal data'
+              + (', and the rows whose painter saw the same k: for each seed a painter of its own, trained as long, on the k photographs of that seed and no other.' if own else '; a painter that has seen the k photographs only was not trained.')
+              + ' Simulated trees are not people\'s drawings: all synthetic pairs teach trees that nobody has drawn.', '',
               f'![Dice against the number of real photographs]({out.with_suffix(".png").name})', '']
     out.write_text('\n'.join(lines), encoding='utf-8')
     out.with_suffix('.json').write_text(json.dumps(dict(kept, rows=rows), indent=1) + '\n')
@@ -222,6 +242,7 @@ def main(argv=None):
     parser.add_argument('--work', default='runs/usefulness')
     for name, default in (('size', 256), ('pairs', 100), ('steps', 250), ('batch', 4), ('patch', 96), ('seeds', 3)): parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--ks', type=int, nargs='+', default=KS, help='numbers of real photographs; default: 1 3 5 10 20')
+    parser.add_argument('--own', type=int, nargs='*', default=(), help='numbers of real photographs, fewer than all, for which painters are trained on these only')
     parser.add_argument('--widths', type=int, nargs='+', default=[12, 24, 48, 96])
     parser.add_argument('--report', action='store_true')
     parser.add_argument('--out', type=Path, help='with --report: .md; numbers and plot go beside it')

@@ -11,7 +11,7 @@ from retigan.model import RetiGANConfig
 from retigan.simulate import write_eyes
 from retigan.train import Trainer
 
-SMALL = '--data eyes --size 32 --pairs 3 --steps 2 --batch 2 --patch 16 --widths 4 8 --seeds 2'.split()
+SMALL = '--data eyes --size 32 --pairs 3 --steps 2 --batch 2 --patch 16 --widths 4 8 --seeds 2 --own 3'.split()
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_trains_resumes_refuses_and_reports(useful, folder, monkeypatch, tmp_pat
     useful.main(words)
     for f, text in first.items(): assert f.read_bytes() == text                  # nothing is made twice
     rows = [json.loads(f.read_text()) for f in (tmp_path/'work').glob('*_*_*.json')]
-    conditions = useful.conditions(5)
+    conditions = useful.conditions(5, own=[3])
     assert {(r['seed'], r['kind'], r['k']) for r in rows} == {(s, *c) for s in range(2) for c in conditions}
     assert made == [(0, *c) for c in conditions[:4]]                             # seed 0 of everything comes first
     assert {(r['trained'], r['tested']) for r in rows} == {(5, 2)}
@@ -66,6 +66,10 @@ def test_trains_resumes_refuses_and_reports(useful, folder, monkeypatch, tmp_pat
     with pytest.raises(SystemExit, match='other settings.*steps'): useful.main([*words, '--steps', '3'])
     with pytest.raises(SystemExit, match='other settings.*weights'): useful.main([*words, '--run', str(folder/'other')])
 
+    for seed in range(2):                                                        # their painters saw these three photographs, as their run says
+        own = json.loads((tmp_path/'work'/'painters'/f'3_{seed}'/'config.json').read_text())
+        assert own['data']['samples'] == 3 and own['config']['seed'] == seed
+
     texts = []
     for name in ('a', 'b'):
         out = tmp_path/name/'report.md'
@@ -75,6 +79,7 @@ def test_trains_resumes_refuses_and_reports(useful, folder, monkeypatch, tmp_pat
     assert texts[0] == texts[1]
     table = [line for line in texts[0][2].splitlines() if line.startswith('|') and line.count('±') == 3]
     assert len(table) == len(conditions)
+    assert ' --own 3 ' in texts[0][2].splitlines()[2]
     for kind, k in conditions:
         dice = [r['dice'] for r in rows if (r['kind'], r['k']) == (kind, k)]
         start = f'| {({**useful.ALONE, **useful.KINDS})[kind]} | {k or "-"} | 2 | {sum(dice)/2:.3f} ± '
