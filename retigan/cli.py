@@ -239,6 +239,7 @@ def evaluate(
     name = judge or default_judge(model.config)
     net = UNet.from_pretrained(name)
     test, learnt, label = _test_eyes(folder, data, vessels, model.config.size, trees)
+    if len(test) < 4: raise ValueError(f'{label}: there are {len(test)} test trees, expected at least 4')
     learnt = learnt and square_samples(learnt, model.config.size)
     p = paint_samples(model, test, progress=True)
     report = evaluate(p, net, Path(name).name, learnt, download, progress=True)

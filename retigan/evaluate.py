@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 @dataclass
 class Pictures:
     """Painted and true photographs of the same trees, side by side. `fake` and `real` (N, 3, H, W) in [-1, 1], `vessels` and
-    `fov` (N, 1, H, W) in {0, 1}, `names` a list of N. Raises ValueError, naming the field, for shapes that do not fit."""
+    `fov` (N, 1, H, W) in {0, 1}, `names` a list of N. Raises ValueError, naming the field or the picture, for what does not fit."""
     fake:torch.Tensor # Painted around `vessels`
     real:torch.Tensor # The photographs that the trees were drawn on
     vessels:torch.Tensor # The trees
@@ -46,7 +46,8 @@ class Pictures:
             if t.shape != (n, c, h, w): raise ValueError(f'{name} has shape {tuple(t.shape)}, expected {(n, c, h, w)}')
             if not t.isfinite().all(): raise ValueError(f'{name} holds NaN or infinity')
         if len(self.names) != n: raise ValueError(f'names has {len(self.names)} entries, expected {n}')
-        if not self.fov.flatten(1).any(1).all(): raise ValueError('fov is empty for a picture, expected at least one pixel that counts')
+        for name, f in zip(self.names, self.fov):
+            if not f.any(): raise ValueError(f'{name}: fov is empty, expected at least one pixel that counts')
 
     def __len__(self): return len(self.names)
 
@@ -61,14 +62,21 @@ def square_samples(
     return {**{k: torch.stack([p[q] for p in parts]) for k, q in (('real', 'image'), ('vessels', 'vessels'), ('fov', 'fov'))},
             'names': [samples[i].name for i in range(len(samples))]}
 
+def _check_trees(squares):
+    "Name a picture in whose tree nothing can be found."
+    for name, v, f in zip(squares['names'], squares['vessels']*squares['fov'], squares['fov']):
+        if not v.any() or bool((v == f).all()):
+            raise ValueError(f'{name}: its tree is {"full" if v.any() else "empty"} inside the field of view, expected vessels and background; leave it out')
+
 def paint_samples(
     model:RetiGAN, # Trained
     samples, # Eyes with vessels that the training has not seen
     size:int=None, # Side in pixels; None: that of the training
     progress:bool=False, # Show a bar
 )->Pictures:
-    "Paint around the trees of `samples`, one by one, and put the true photographs beside."
+    "Paint around the trees of `samples`, one by one, and put the true photographs beside. Raises ValueError, before painting, naming a sample without vessels."
     squares = square_samples(samples, size or model.config.size)
+    _check_trees(squares)                                        # now, and not after minutes of painting
     device = next(model.parameters()).device
     fake = model.generate(squares['vessels'].to(device), squares['fov'].to(device), batch_size=1, black=True, progress=progress)
     return Pictures(fake=fake.float().cpu(), **squares)
@@ -130,6 +138,7 @@ def vessel_rows(
     judge:UNet, # Took no part in the training
 )->dict: # 'fake' and 'real': lists of dicts as `vessel_scores` gives them
     "How well a network finds the trees in the painted photographs, and in the true ones, which is the ceiling."
+    _check_trees(vars(p))
     threshold = judge.use.get('threshold', .5)
     return {name: [vessel_scores(q, v, f, threshold) for q, v, f in zip(find_trees(getattr(p, name), judge), p.vessels, p.fov)] for name in ('fake', 'real')}
 
@@ -239,7 +248,7 @@ def kernel_distance(
     b, # (M, 3, H, W)
     features:nn.Module, # As for `frechet_distance`
 )->float:
-    "Kernel distance, unbiased, so it may be below 0 (Binkowski et al. 2018, section 4), all pictures in one subset, by torchmetrics."
+    "Kernel distance, unbiased, so it may be below 0 (Binkowski et al. 2018, section 4), all pictures in one subset, the first ones of the larger set, by torchmetrics."
     from torchmetrics.image.kid import KernelInceptionDistance
     n = min(len(a), len(b))
     with warnings.catch_warnings():
@@ -360,9 +369,9 @@ def default_judge(
 
 # %% ../nbs/13_evaluate.ipynb #evaluate-parts
 def _say(values):
-    "Mean and standard deviation of numbers, four digits; None for None."
-    if values is None: return None
-    t = torch.tensor(values, dtype=torch.float64)
+    "Mean and standard deviation of numbers, four digits, those that are not finite left out; None for None and where nothing is left."
+    t = torch.tensor([v for v in values or () if math.isfinite(v)], dtype=torch.float64)
+    if not len(t): return None
     return dict(mean=float(f'{t.mean():.4g}'), std=float(f'{t.std(correction=min(1, len(t) - 1)):.4g}'))
 
 def _columns(rows, names): return {k: _say([r[k] for r in rows]) for k in names}
@@ -414,7 +423,7 @@ def evaluate(
     step('distances', {f.name: _space(p, train, f) for f in spaces})
     bar.close()
     seen['copies'] = train and {'pixels': copy_test(p, train), 'features': copy_test(p, train, eyes)}
-    seen['pictures'] = [dict(name=n, **{k: round(v, 4) for k, v in f.items()}, dice=round(a['dice'], 4), ceiling=round(b['dice'], 4))
+    seen['pictures'] = [dict(name=n, **{k: round(v, 4) if math.isfinite(v) else None for k, v in f.items()}, dice=round(a['dice'], 4), ceiling=round(b['dice'], 4))
                         for n, f, a, b in zip(p.names, fidelity, rows['fake'], rows['real'])]
     return seen
 

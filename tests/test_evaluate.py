@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from retigan.cli import evaluate, train
-from retigan.datasets import SimulatedEyes
+from retigan.datasets import SimulatedEyes, open_dataset
 from retigan.evaluate import Pictures, cached_file, copy_test, frechet_distance, inception_features, kernel_distance, lpips, square_samples
+from retigan.images import save_mask
 from retigan.simulate import write_eyes
 
 
@@ -49,6 +50,17 @@ def test_too_few_trees(run, tmp_path, capsys):
     write_eyes(tmp_path/'clinic', n=10, size=160)
     with pytest.raises(SystemExit) as stopped: evaluate(str(run), data=str(tmp_path/'clinic'), out=str(tmp_path/'out'))
     assert stopped.value.code == 2 and 'expected at least 4' in capsys.readouterr().err          # two test photographs of ten
+    assert not (tmp_path/'out').exists(), 'half a report'
+
+
+def test_a_photograph_without_vessels_is_named(run, tmp_path, capsys):
+    "Before anything is painted or written."
+    write_eyes(tmp_path/'clinic', n=20, size=160)
+    blank = open_dataset(tmp_path/'clinic', split='test').names[1]
+    save_mask(torch.zeros(1, 160, 160), tmp_path/'clinic'/'masks'/f'{blank}.png')
+    with pytest.raises(SystemExit) as stopped: evaluate(str(run), data=str(tmp_path/'clinic'), out=str(tmp_path/'out'))
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and f'{blank}: its tree is empty' in said and 'painting' not in said
     assert not (tmp_path/'out').exists(), 'half a report'
 
 
