@@ -32,8 +32,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from .images import ImageFileError, crop_to_fov, find_fov, read_image, read_mask, resize_image, resize_mask, show_images, to_uint8
 from .simulate import simulate_eye
@@ -502,11 +500,13 @@ def eye_transform(
     zoom:float=1.25, # Largest zoom, at least 1
     shift:float=0.1, # Largest shift either way, as a share of the side
     colour:float=0.1, # Largest change of brightness, contrast and saturation, as a share
-)->v2.Transform: # Takes (Image, Mask) of side ceil(size * zoom) together
+): # a torchvision v2 transform that takes (Image, Mask) of side ceil(size * zoom) together
     """The joint augmentation: flip, rotation, zoom and shift on one grid, and colour for the image only.
 
     Masks are sampled at the nearest pixel. Raises ValueError for a zoom below 1."""
     if zoom < 1: raise ValueError(f'zoom is {zoom}, expected at least 1: the picture must fill its frame')
+    from torchvision import tv_tensors                 # here, as its import takes as long as that of torch
+    from torchvision.transforms import v2
     return v2.Compose([
         v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True),
         v2.RandomHorizontalFlip(flip),
@@ -521,6 +521,7 @@ def _seed(*parts):
 
 def _augmented(five, transform, seed):
     "Apply `transform` to (5, S, S) uint8 under its own seed; the generator outside is left as it was."
+    from torchvision import tv_tensors
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         image, masks = transform(tv_tensors.Image(five[:3]), tv_tensors.Mask(five[3:]))

@@ -31,7 +31,7 @@ FLOORS = {name: floor for floor, names in {
     4: 'train preview segment synthesis',
     5: 'evaluate',
     6: 'cli'}.items() for name in names.split()}
-LAZY = {'cv2', 'matplotlib', 'ipywidgets', 'IPython'}       # never imported by `import retigan.x` itself
+LAZY = {'cv2', 'matplotlib', 'ipywidgets', 'IPython', 'torchvision', 'torchmetrics'}     # never imported by `import retigan.x` itself
 
 
 def is_exported(cell) -> bool:

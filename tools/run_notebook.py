@@ -27,7 +27,7 @@ def run(path: Path) -> float:
     skipped = [(cell, cell.metadata.get('tags')) for cell in code_cells(nb) if not is_run(cell)]
     for cell, _ in skipped: cell.metadata['tags'] = ['skip-execution']
     start = time.perf_counter()
-    NotebookClient(nb, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    NotebookClient(nb, timeout=600, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
     seconds = time.perf_counter() - start
     for cell, tags in skipped:
         if tags is None: del cell.metadata['tags']
