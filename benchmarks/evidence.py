@@ -165,12 +165,13 @@ def compare(kept, made):
 
 
 def check(results, made):
-    "Say of every table that was made again whether it is what stands in `results`; the number of figures that differ."
-    wrong = 0
+    "Say of every table that was made again whether it is what stands in `results`; the number of figures that differ. Nothing to compare is no success."
+    wrong = compared = 0
     for file in sorted(made.glob('*.json')):
         n, differ = compare(json.loads((results/file.name).read_text()), json.loads(file.read_text()))
         print(f'{file.stem}: {n} figures made again, {len(differ)} differ', *differ[:20], sep='\n  ')
-        wrong += len(differ)
+        wrong, compared = wrong + len(differ), compared + n
+    if not compared: raise SystemExit('nothing was compared: no run is there whose figures stand in a table; --help says what makes them')
     return wrong
 
 

@@ -117,6 +117,7 @@ def test_writes_and_compares(script, runs, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert '1 differ' in said and 'seed 0/SSIM' in said
     assert json.loads((kept/'seeds.json').read_text()) == rows                   # a check writes nothing
+    with pytest.raises(SystemExit, match='nothing was compared'): evidence.main(['--runs', str(runs/'none'), '--results', str(kept), '--check'])
     with pytest.raises(SystemExit, match='expected some of'): evidence.main([*given, '--only', 'sedes'])
 
 
