@@ -6,8 +6,8 @@
 __all__ = ['PRECISIONS', 'Look', 'step_g', 'step_d', 'VesselEyes', 'make_losses', 'ImagePool', 'StepSampler', 'decayed',
            'average_of', 'CheckpointError', 'write_checkpoint', 'read_checkpoint', 'latest_checkpoint', 'load_run',
            'Callback', 'LearningRate', 'Progress', 'Metrics', 'read_metrics', 'sample_sheet', 'Samples', 'Checkpoints',
-           'TrainingError', 'Guard', 'Trainer', 'open_run', 'read_notes', 'vessel_fidelity', 'draw_sheet',
-           'final_sheet', 'training_cost']
+           'TrainingError', 'Guard', 'Trainer', 'open_run', 'read_notes', 'default_judge', 'vessel_fidelity',
+           'draw_sheet', 'final_sheet', 'training_cost']
 
 # %% ../nbs/11_train.ipynb #imports
 import csv
@@ -42,7 +42,7 @@ from .losses import DiscriminatorLoss, GeneratorLoss, PerceptualLoss
 from .metrics import dice
 from .model import RetiGAN, RetiGANConfig
 from .smooth_edges import smooth_edges
-from .unet import UNet
+from .unet import UNet, vessel_network
 from .weights import PretrainedError, read_pretrained, write_pretrained
 
 # %% ../nbs/11_train.ipynb #look
@@ -115,8 +115,7 @@ def make_losses(
 )->tuple: # (GeneratorLoss, DiscriminatorLoss)
     "The two losses that a config asks for. Raises WeightsError when the perceptual network can't be had."
     perceptual, weight = None, cfg.lambda_vgg if cfg.perceptual != 'none' else 0.
-    eyes = 'vessels-small' if cfg.size < 400 else 'vessels-simulated'               # which knows vessels of this width
-    if weight and cfg.perceptual == 'unet': perceptual = PerceptualLoss(VesselEyes(UNet.from_pretrained(eyes)))
+    if weight and cfg.perceptual == 'unet': perceptual = PerceptualLoss(VesselEyes(UNet.from_pretrained(vessel_network(cfg.size))))
     elif weight and cfg.perceptual == 'vgg19': perceptual = PerceptualLoss(weights_path=weights_path)
     elif weight: perceptual = PerceptualLoss(weights='random', seed=cfg.seed)
     return (GeneratorLoss(cfg.lambda_adv, cfg.lambda_fm, weight, cfg.gan_loss, perceptual=perceptual),
@@ -785,17 +784,25 @@ def _log(self:Trainer, window):
     for c in self.callbacks: c.log(self, row)
 
 # %% ../nbs/11_train.ipynb #fidelity
+def default_judge(
+    size:int, # Of the pictures, pixels
+    perceptual:str='none', # As in the config of the model that is judged
+)->tuple: # (name of a network of the package, whether it took no part in the training)
+    "The network that judges pictures of this size: a stranger where the package has one, or else the one it has."
+    judge = vessel_network(size, judge=True)
+    return judge or vessel_network(size), bool(judge) or perceptual != 'unet'
+
 def vessel_fidelity(
     fakes, # (N, 3, H, W) in [-1, 1], painted around `vessels`
     reals, # (N, 3, H, W), the true photographs of the same trees
     vessels, # (N, 1, H, W) in {0, 1}
     fov, # (N, 1, H, W) in {0, 1}
-    judge=None, # A UNet that took no part in the training; None: the package's 'vessels-judge', for 100 to 300 pixels
+    judge=None, # A UNet that took no part in the training; None: the package's for this size
 )->dict: # 'fake' and 'ceiling', mean Dice inside the field of view, and 'share', the first over the second
     """How well a network that finds vessels finds the trees in the painted pictures, beside what it finds in the true ones.
 
     The same threshold for both. Raises ValueError for shapes that differ."""
-    judge = UNet.from_pretrained('vessels-judge') if judge is None else judge
+    judge = UNet.from_pretrained(default_judge(vessels.shape[-1])[0]) if judge is None else judge
     for name, t in (('fakes', fakes), ('reals', reals)):
         if t.shape != (len(vessels), 3, *vessels.shape[2:]): raise ValueError(f'{name} has shape {tuple(t.shape)}, expected {(len(vessels), 3, *vessels.shape[2:])}')
     def score(images):
@@ -838,6 +845,8 @@ def final_sheet(
     "Paint all `samples`, judge them, and write the sheet of the first six and the numbers."
     f = _fixed_samples(samples, model.config.size, len(samples))
     fake = model.generate(f['vessels'], f['fov'], batch_size=1, black=True, progress=progress)
+    name, stranger = default_judge(model.config.size, model.config.perceptual)
+    if judge is None and not stranger: title = f'{title} (found by {name}, which was in the loss)'.strip()
     scores = vessel_fidelity(fake, f['real'], f['vessels'], f['fov'], judge)
     fig = draw_sheet(dict(condition=f['vessels'], fake=fake, real=f['real']), scores, title)
     aside = Path(run)/'.sheet.part.jpg'
