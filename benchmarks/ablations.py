@@ -10,6 +10,8 @@ training has not seen, figures.json when it is whole. A run that is there is not
 seed 0 of everything comes first. --report measures what the folders hold, with retigan.evaluate, and trains nothing.
 """
 import argparse
+import hashlib
+import inspect
 import json
 import os
 import platform
@@ -24,6 +26,8 @@ import torch
 from machine import processor
 from torch import nn
 
+import retigan.evaluate
+import retigan.metrics
 from retigan import __version__
 from retigan.datasets import SimulatedEyes, open_dataset
 from retigan.evaluate import (EyeFeatures, Pictures, edge_width, find_trees, frechet_distance, gradient_energy, image_fidelity, kernel_distance,
@@ -152,10 +156,11 @@ def sharp(images, squares):
                 variety=variety(images, squares['fov'])['distance'])
 
 
-def measured(folder, squares, true, judge, eyes):
-    "The measures of a run, kept beside its pictures."
+def measured(folder, squares, true, judge, eyes, by):
+    "The measures of a run, kept beside its pictures with a word on how they were measured: with another judge or other code they are measured again."
     kept = folder/'measures.json'
-    if kept.exists(): return json.loads(kept.read_text())
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    if found.pop('by', None) == by: return found
     fake = torch.stack([read_image(f) for f in sorted(folder.glob('[0-9]*.png'))])
     vessels = vessels_in(fake, squares, judge)
     found = dict(share=vessels['dice']/true['dice'], dice=vessels['dice'], ceiling=true['dice'], cl_dice=vessels['cl_dice'],
@@ -163,7 +168,9 @@ def measured(folder, squares, true, judge, eyes):
                  **{k: v/true[k] for k, v in sharp(fake, squares).items()},
                  frechet=frechet_distance(fake, squares['real'], eyes), kernel=kernel_distance(fake, squares['real'], eyes))
     found = {k: float(f'{v:.5g}') for k, v in found.items()}
-    kept.write_text(json.dumps(found, indent=1) + '\n')
+    part = kept.with_name('.measures.part')
+    part.write_text(json.dumps({**found, 'by': by}, indent=1) + '\n')
+    os.replace(part, kept)
     return found
 
 
@@ -172,11 +179,13 @@ def collected(args):
     root = args.runs/f'{args.data}_{args.size}'
     if args.size > 300 and not args.judge: raise SystemExit('--judge is missing: the network of the package for this size is in the loss; train one with benchmarks/segment.py')
     judge, found = UNet.from_pretrained(args.judge or 'vessels-judge'), {}
+    code = ''.join(inspect.getsource(m) for m in (retigan.evaluate, retigan.metrics, vessels_in, sharp, measured))
+    by = f'{args.judge or "vessels-judge"}, code {hashlib.sha256(code.encode()).hexdigest()[:12]}'
     squares, eyes = square_samples(eyes_of(args, 0)[1], args.size), EyeFeatures(judge)
     true = {**vessels_in(squares['real'], squares, judge), **sharp(squares['real'], squares)}
     for variant in VARIANTS:
         folders = [f for f in sorted(root.glob(f'{variant}_[0-9]*')) if (f/'figures.json').exists()]
-        if folders: found[variant] = [{**json.loads((f/'figures.json').read_text()), **measured(f, squares, true, judge, eyes), 'folder': f} for f in folders]
+        if folders: found[variant] = [{**json.loads((f/'figures.json').read_text()), **measured(f, squares, true, judge, eyes, by), 'folder': f} for f in folders]
     if 'base' not in found: raise SystemExit(f'{root}: holds no finished run of base')
     return found, squares
 
@@ -208,7 +217,10 @@ def sheet(found, squares, n=4):
 def report(args):
     found, squares = collected(args)
     first, base = found['base'][0], found['base']
-    heads = ['variant', 'seeds', *(column for column, _ in MEASURES.values()), 'seconds, of base']
+    heads = ['variant', 'seeds', *(column for column, _ in MEASURES.values()), 'weights of G, of base', 'seconds, of base']
+    cells = {v: [cell(runs, base, name, d) for name, (_, d) in MEASURES.items()] for v, runs in found.items()}
+    bold = sum(c.startswith('**') for row in cells.values() for c in row)
+    asked = sum(len(row) for v, row in cells.items() if min(len(found[v]), len(base)) > 2 and v != 'base')
     time_of = {v: mean([r['processor_seconds'] for r in runs]) for v, runs in found.items()}
     lines = [f'# What each part is worth: {args.data}, {args.size} px', '',
              f'`python benchmarks/ablations.py --data {args.data} --size {args.size} --steps {first["steps"]}`, then the same with `--report --out results/{args.out.name}`. '
@@ -217,11 +229,11 @@ def report(args):
              f'{first["machine"]}, one thread, a shared machine; {mean([r["processor_seconds"] for r in base]):.0f} processor seconds a run of base; retigan {first["retigan"]}, torch {first["torch"]}, Python {first["python"]}.', '',
              f'Mean ± standard deviation over seeds. Vessels by `{Path(args.judge or "vessels-judge").name}`, which took no part in any training; its ceiling, Dice on the true photographs, is '
              f'{first["ceiling"]:.3f}. Fréchet and kernel distances in its deepest features. "Of true": 1 is what the true photographs have. '
-             '**Bold**: every seed lies outside the range of the seeds of base, on one side; with three seeds against three, chance does that in one case of ten.', '',
+             f'**Bold**: every seed lies outside the range of the seeds of base, on one side; with three seeds against three, chance does that in one case of ten. Of {asked} cells {bold} are bold; some {asked/10:.0f} would be if no variant made any difference. A single bold cell is a hint, a row of them is not.', '',
              '| ' + ' | '.join(heads) + ' |', '|---'*len(heads) + '|']
     for v, runs in found.items():
         says = VARIANTS[v].says + (f', to {runs[0]["layers"][-1]}' if v.startswith('vgg') and runs[0]['layers'] else '')
-        lines.append('| ' + ' | '.join([f'`{v}`: {says}', str(len(runs)), *(cell(runs, base, name, d) for name, (_, d) in MEASURES.items()), f'{time_of[v]/time_of["base"]:.2f}']) + ' |')
+        lines.append('| ' + ' | '.join([f'`{v}`: {says}', str(len(runs)), *cells[v], f'{runs[0]["generator"]/first["generator"]:.2f}', f'{time_of[v]/time_of["base"]:.2f}']) + ' |')
     lines += ['', f'![The same four trees painted by each variant, seed 0]({args.out.with_suffix(".jpg").name})', '']
     args.out.write_text('\n'.join(lines), encoding='utf-8')
     plain = {v: [{k: x for k, x in r.items() if k != 'folder'} for r in runs] for v, runs in found.items()}

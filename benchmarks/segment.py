@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import processor
+from machine import SIMULATOR, processor
 
 from retigan.datasets import SimulatedEyes, open_dataset
 from retigan.metrics import mean_scores, pooled_scores, vessel_scores
@@ -103,7 +103,8 @@ def card(net, args, about, lines):
         f'- Command: `{command(args)} --save {args.save}`',
         f'- Weights of step {about["kept"]}, the best average on the validation part (Dice {about["validation_dice"]} there); threshold {net.use["threshold"]:.3f}, '
         f'chosen there too. Field of view: {net.use["diameter"]} pixels across.',
-        '- Licence: as the package. For research and teaching; not for diagnosis.', '', "Scores on DRIVE's 20 test photographs, inside the field of view:", '', *lines, ''])
+        '- Licence: as the package. For research and teaching; not for diagnosis.', '', "Scores on DRIVE's 20 test photographs, inside the field of view"
+        + (f'. {SIMULATOR}' if 'simulated' in about['data'] else ':'), '', *lines, ''])
 
 
 def main():
@@ -132,7 +133,8 @@ def main():
     made = command(args) if args.train else f'RETIGAN_DATA=DIR python benchmarks/segment.py --score {args.score}'
     text = '\n'.join([f"# Vessels on DRIVE's test photographs: {about['data']}", '',
         f'Made by `{made}` on {where(args.device)}, torch {torch.__version__}, Python {platform.python_version()}. ' + ', '.join(f'{k.replace("_", " ")} {v}' for k, v in about.items() if k != 'data')
-        + f'. Threshold {net.use["threshold"]:.3f}, from the validation part. One seed. Inside the field of view.', '', *lines, ''])
+        + f'. Threshold {net.use["threshold"]:.3f}, from the validation part. One seed. Inside the field of view.'
+        + (f' {SIMULATOR}' if 'simulated' in about['data'] else ''), '', *lines, ''])
     print(text, end='')
     if args.out:
         args.out.write_text(text, encoding='utf-8')

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import processor
+from machine import SIMULATOR, processor
 
 from retigan.datasets import FundusSample, SimulatedEyes, open_dataset, square_eye
 from retigan.metrics import mean_scores, vessel_scores
@@ -82,12 +82,12 @@ def main():
     said = [f'- Trained on {args.eyes} simulated eyes, seeds from {role["first"]}, each at two of the sides {", ".join(map(str, SIDES))}: {args.steps} steps of '
             f'{args.batch} patches of {args.patch} pixels, {minutes:.1f} minutes of processor time on {processor()}, {args.threads} thread(s).',
             f'- Command: `python benchmarks/small_vessels.py --role {args.role} --save {args.save}`, torch {torch.__version__}, Python {platform.python_version()}.',
-            f'- Weights of step {best["step"]} (Dice {best["valid"]:.4f} on the validation eyes), threshold {net.use["threshold"]:.3f}. One seed.', '', *lines, '']
+            f'- Weights of step {best["step"]} (Dice {best["valid"]:.4f} on the validation eyes), threshold {net.use["threshold"]:.3f}. One seed.', f'- {SIMULATOR}', '', *lines, '']
     role_text = {'loss': 'Its features are the perceptual loss of training at 128 and 256 pixels.',
                  'judge': 'It judges what training at 128 and 256 pixels has made, and takes part in no loss.'}[args.role]
     (args.save/'README.md').write_text('\n'.join([f'# U-Net for vessels in small pictures: the {args.role}', '',
         f'`UNet.from_pretrained("{args.save.name}")`: RGB in [-1, 1] in, vessel logits out. {sum(p.numel() for p in net.parameters()):,} parameters. {role_text}',
-        '', *said[:3], '- Licence: as the package. For research and teaching; not for diagnosis.', *said[3:]]), encoding='utf-8')
+        '', *said[:4], '- Licence: as the package. For research and teaching; not for diagnosis.', *said[4:]]), encoding='utf-8')
     text = '\n'.join([f'# Vessels in small pictures: the {args.role}', '', *said])
     print(text)
     if args.out: args.out.write_text(text, encoding='utf-8')

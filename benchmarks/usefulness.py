@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from machine import processor
+from machine import SIMULATOR, processor
 
 from retigan import __version__
 from retigan.datasets import FundusSample, SimulatedEyes, open_dataset
@@ -211,7 +211,7 @@ def report(args):
              f'{s["steps"]} steps of {s["batch"]} patches of {s["patch"]} px in every condition. Painted: {s["pairs"]} simulated trees, the painter trained on all training photographs of {s["data"]} '
              f'({s["painter"]["size"]} px, {s["painter"]["steps"]} steps). The threshold comes from the real training photographs of the condition, or from 20 synthetic ones where there is none. '
              f'{kept["machine"]}, one thread, {statistics.mean(r["processor_seconds"] for r in rows):.0f} processor seconds a network on a shared machine; retigan {kept["retigan"]}, torch {kept["torch"]}, Python {kept["python"]}.', '',
-             'Mean ± standard deviation over seeds; a seed decides the weights, the patches and which photographs are the k.', '',
+             f'Mean ± standard deviation over seeds; a seed decides the weights, the patches and which photographs are the k. {SIMULATOR}', '',
              '| learnt from | k | seeds | Dice | clDice | AUC |', '|---|---|---|---|---|---|']
     for kind, says in {**ALONE, **KINDS}.items():
         for k in sorted({r['k'] for r in rows if r['kind'] == kind}):

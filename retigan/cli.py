@@ -213,7 +213,25 @@ def _test_eyes(folder, data, vessels, size, trees):
     return test, learnt if notes else None, Path(name).name if name else 'simulated eyes'
 
 # %% ../nbs/14_cli.ipynb #evaluate-words
-def _made(config, machine): return f'{config.size} px, seed {config.seed}, {config.steps} steps of {config.batch_size} at most; painted and measured on {machine}.'
+def _made(config, machine, finder):
+    "What a report says of how it came about."
+    found = f' The trees were found in the photographs by {finder}, not drawn by hand: what it misses, no score here sees.' if finder else ''
+    return f'{config.size} px, seed {config.seed}, {config.steps} steps of {config.batch_size} at most; painted and measured on {machine}.{found}'
+
+def _finder(folder, data, vessels):
+    "The network that found the trees which are painted, or None for those drawn by hand."
+    from retigan.train import read_notes
+    if vessels is None and data is None and folder: vessels = read_notes(folder).get('vessels')
+    return 'vessels-simulated' if vessels == 'unet' else vessels
+
+def _judge(config, name, finder):
+    "The network that judges: `name`, or the package's that was not in the loss; never the one that found the trees."
+    from retigan.train import default_judge
+    chosen, stranger = default_judge(config.size, config.perceptual)
+    if not name and not stranger:
+        raise ValueError(f'size is {config.size} and perceptual is {config.perceptual}: the one network of the package for this size was in the loss; give another as --judge')
+    if finder and (name or chosen) == finder: raise ValueError(f'{finder} found the trees, so it would judge its own work; give another network as --judge')
+    return name or chosen
 
 # %% ../nbs/14_cli.ipynb #evaluate
 @call_parse
@@ -230,20 +248,21 @@ def evaluate(
 ):
     "Measure what a model paints around trees it has not seen, and write a report."
     import torch
-    from retigan.evaluate import default_judge, draw_report, evaluate, machine_words, paint_samples, report_text, square_samples, write_report
+    from retigan.evaluate import draw_report, evaluate, machine_words, paint_samples, report_text, square_samples, write_report
     from retigan.unet import UNet
     if trees is not None and trees < 4: raise ValueError(f'trees is {trees}, expected at least 4')
     device = _device(device)
     model = _load_generator(run).to(device)
     folder = Path(run).expanduser() if (Path(run).expanduser()/'checkpoints').is_dir() else None
-    name = judge or default_judge(model.config)
+    finder = _finder(folder, data, vessels)
+    name = _judge(model.config, judge, finder)
     net = UNet.from_pretrained(name)
     test, learnt, label = _test_eyes(folder, data, vessels, model.config.size, trees)
     if len(test) < 4: raise ValueError(f'{label}: there are {len(test)} test trees, expected at least 4')
     learnt = learnt and square_samples(learnt, model.config.size)
     p = paint_samples(model, test, progress=True)
     report = evaluate(p, net, Path(name).name, learnt, download, progress=True)
-    report |= dict(title=f'{Path(run).name} on {label}', made=[_made(model.config, machine_words(device))])
+    report |= dict(title=f'{Path(run).name} on {label}', made=[_made(model.config, machine_words(device), finder)])
     out = Path(out).expanduser() if out else folder or Path('evaluation')/Path(run).name
     path = write_report(report, draw_report(p, report, net, learnt), out)
     v = report['vessels']

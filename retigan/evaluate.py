@@ -398,14 +398,14 @@ def copy_test(
     p:Pictures, # Painted, and true photographs that the training has not seen
     train:dict, # The photographs learnt from, as `square_samples` gives them
     features:nn.Module=None, # As for `nearest`
-    limit:float=None, # Share of the unseen photographs' median ratio below which a picture counts as a copy; None: .9 in pixels, .8 in features
+    limit:float=None, # Share of the unseen photographs' median ratio below which a picture counts as a copy; None: .87 in pixels, .8 in features
 )->dict: # 'copies': names; 'passed'; 'accused': how many unseen true photographs fall below, too; 'ratio' and 'unseen': medians; 'limit': the ratio that was compared with; 'index', 'first'
     """Which painted pictures lie suspiciously near to *one* photograph of the training set.
 
     A dull picture is near to everything, so distances alone accuse the innocent. A copy is near to one photograph and far
     from the next, and unseen true photographs say how much nearer the nearest may be without any copying."""
     fake, unseen = (nearest(x, p.fov, train['real'], train['fov'], features) for x in (p.fake, p.real))
-    bound = (limit or (.9 if features is None else .8))*float(unseen['ratio'].median())
+    bound = (limit or (.87 if features is None else .8))*float(unseen['ratio'].median())
     copied = [p.names[i] for i in (fake['ratio'] < bound).nonzero().flatten().tolist()]
     return dict(copies=copied, passed=not copied, accused=int((unseen['ratio'] < bound).sum()), ratio=float(fake['ratio'].median()),
                 unseen=float(unseen['ratio'].median()), limit=bound, index=fake['index'].tolist(), first=fake['first'].tolist())

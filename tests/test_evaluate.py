@@ -142,7 +142,7 @@ def test_copies_of_some(eyes):
     "Two of five pictures stolen: these two are named, and no other."
     s, p = eyes
     learnt = square_samples(SimulatedEyes(12, 256, seed=900), 128)
-    fake = square_samples(SimulatedEyes(5, 256, seed=400), 128)['real']
+    fake = square_samples(SimulatedEyes(5, 256, seed=410), 128)['real']              # 402 looks much like 906 in a mirror: results/copies.md says how often that happens
     fake[1], fake[3] = learnt['real'][7].flip(-1)*.9, learnt['real'][2].flip(-2) + .02*torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0))
     found = copy_test(replace(p, fake=fake), learnt)
     assert found['copies'] == [p.names[1], p.names[3]] and not found['passed']

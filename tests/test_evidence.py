@@ -68,6 +68,12 @@ def test_variants_are_what_they_say(ablations, tmp_path, monkeypatch):
     rows = json.loads(out.with_suffix('.json').read_text())
     assert list(rows) == [name for name in ablations.VARIANTS if name in NAMES] and out.with_suffix('.jpg').is_file()
     assert all(f'| `{name}`: ' in out.read_text(encoding='utf-8') for name in NAMES)
+    kept = top/'base_0'/'measures.json'
+    said = json.loads(kept.read_text())
+    for by, ssim in ((said['by'], 9.), ('another judge', said['ssim'])):           # kept figures count for the judge that gave them
+        kept.write_text(json.dumps({**said, 'ssim': 9., 'by': by}))
+        ablations.main([*args, '--report', '--out', str(out)])
+        assert json.loads(out.with_suffix('.json').read_text())['base'][0]['ssim'] == ssim
     shutil.rmtree(top/'base_0')
     with pytest.raises(SystemExit, match='no finished run of base'): ablations.main([*args, '--report', '--out', str(out)])
 
