@@ -60,7 +60,10 @@ class TreeFiles:
     def record(self, i):
         file = self.files[self.names[i]]
         return dict(name=self.names[i], file=str(file.resolve()), tree=_sha256(file))
-    def read(self, i): return read_mask(self.files[self.names[i]]), None
+    def read(self, i):
+        vessels = read_mask(self.files[self.names[i]])
+        if not vessels.any(): raise DatasetError(f'{self.files[self.names[i]]}: is all black, expected white vessels on black')
+        return vessels, None
 
 # %% ../nbs/12_synthesis.ipynb #paint
 def paint_pair(
@@ -115,8 +118,8 @@ class Claim:
         self.path, self.text, self.over = path, text, threading.Event()
         def touch():
             while not self.over.wait(beat):
-                if self.held():
-                    with suppress(OSError): os.utime(path)           # gone in this very moment, or the disk is away for one
+                with suppress(OSError):                              # gone in this very moment, or the disk is away: try at the next beat
+                    if self.held(): os.utime(path)
         threading.Thread(target=touch, daemon=True).start()
 
     @classmethod
@@ -187,30 +190,73 @@ def _open_settings(out, settings, check):
     if differ: raise ValueError(f'{out}: was begun with other settings ({"; ".join(differ)}); use those, or another folder')
     for part in ('images', 'masks', 'fov', 'blocks'): (out/part).mkdir(exist_ok=True)
 
+# %% ../nbs/12_synthesis.ipynb #left
+def _attempt(model, trees, i, tile):
+    "((image, vessels, fov), record, None), or (None, None, why) for a tree that can't be read or painted."
+    try: return paint_pair(model, *trees.read(i), tile), trees.record(i), None
+    except (ValueError, OSError, ImportError) as error: return None, None, str(error) or repr(error)
+
+def _check_trees(model, trees, tile):
+    "Paint a blank, which shows a wrong `tile`, then the first tree that can be painted; raises where there is none."
+    side, why = 2*model.G.multiple, {}
+    paint_pair(model, torch.zeros(1, side, side), torch.ones(1, side, side), tile)
+    for i in range(len(trees)):
+        pair, _, error = _attempt(model, trees, i, tile)
+        if pair: return
+        why[trees.name(i)] = error
+    raise DatasetError(f'none of {len(trees)} trees can be painted: {_some(why)}')
+
+def _some(why): return '; '.join(f'{name} ({error})' for name, error in list(why.items())[:20]) + (' …' if len(why) > 20 else '')
+
+def _left(out, k):
+    "{name: why} of what block `k` lacks."
+    path = out/'blocks'/f'{k:05}.left.json'
+    try: return _read_json(path)
+    except FileNotFoundError: return {}
+
+def _put_left(path, why):
+    if why: _put(path, json.dumps(why, indent=1) + '\n')
+    else: path.unlink(missing_ok=True)
+
 # %% ../nbs/12_synthesis.ipynb #block
+def _records(path):
+    "{name: line} of a block's records."
+    return {json.loads(line)['name']: line for line in path.read_text(encoding='utf-8').splitlines(True)} if path.exists() else {}
+
 def _write_block(model, out, trees, k, block, tile, claim, progress):
-    "Paint the pairs of block `k`, then write their records; returns how many pairs were painted."
-    records, painted = [], 0
+    "Paint what block `k` lacks, then write its records, and what was left out; returns how many pairs were painted."
+    path, left = out/'blocks'/f'{k:05}.jsonl', out/'blocks'/f'{k:05}.left.json'
+    there, records, why, painted = _records(path), [], {}, 0
     for i in range(k*block, min(len(trees), (k + 1)*block)):
         if not claim.held(): return painted                          # taken over, as we were silent for too long
         name = trees.name(i)
-        image, vessels, fov = paint_pair(model, *trees.read(i), tile)
-        save_mask(vessels, out/'masks'/f'{name}.png')
-        save_mask(fov, out/'fov'/f'{name}.png')
-        path = save_image(image, out/'images'/f'{name}.png')
-        records.append(json.dumps({**trees.record(i), 'sha256': _sha256(path)}) + '\n')
-        painted += 1
-        progress(1)
-    _put(out/'blocks'/f'{k:05}.jsonl', records)
+        files = [out/part/f'{name}.png' for part in ('masks', 'fov', 'images')]
+        pair, record, error = (None, None, None) if name in there else _attempt(model, trees, i, tile)
+        if error:
+            why[name] = error
+            for f in files: f.unlink(missing_ok=True)                # of an earlier, unfinished try
+        elif pair:
+            save_mask(pair[1], files[0])
+            save_mask(pair[2], files[1])
+            save_image(pair[0], files[2])
+            painted += 1
+        records += [there[name]] if name in there else [] if error else [json.dumps({**record, 'sha256': _sha256(files[2])}) + '\n']
+        if name not in there: progress(1)
+    if there and not painted: return 0                               # as it was
+    _put_left(left, {**_left(out, k), **why})                        # at no moment is a pair in neither of the two files
+    (out/'pairs.json').unlink(missing_ok=True)
+    _put(path, records)
+    _put_left(left, why)
     return painted
 
 def _join(out, blocks):
     "The lines of pairs.json: settings and records, of which one block at a time is in memory."
-    head = _read_json(out/'settings.json')
+    head, between = _read_json(out/'settings.json'), '\n  '
     yield json.dumps(head, indent=1)[:-2] + ',\n "pairs": ['
     for k in range(blocks):
-        lines = (out/'blocks'/f'{k:05}.jsonl').read_text(encoding='utf-8').splitlines()
-        yield ('\n  ' if k == 0 else ',\n  ') + ',\n  '.join(lines)
+        for line in (out/'blocks'/f'{k:05}.jsonl').read_text(encoding='utf-8').splitlines():
+            yield between + line
+            between = ',\n  '
     yield '\n ]\n}\n'
 
 # %% ../nbs/12_synthesis.ipynb #bar
@@ -232,21 +278,26 @@ def write_pairs(
     """Write pairs of painted photograph and tree as images/, masks/, fov/ and, when all are there, pairs.json.
 
     Run it again to go on; run it several times at once, on machines that share a disk too, to share the work. Memory does not
-    grow with the number. Raises ValueError for a folder of other settings, FileExistsError for one of other things."""
+    grow with the number. Raises ValueError for a folder of other settings, FileExistsError for one of other things, and
+    DatasetError where no tree can be painted or, when all else is written, for those left out; left_out.json names them."""
     if block != int(block) or block < 1: raise ValueError(f'block is {block!r}, expected a whole number of at least 1')
     out, n, start, painted = Path(out).expanduser(), len(trees), time.perf_counter(), 0
-    _open_settings(out, _settings(model, trees, weights, tile, int(block)), lambda: paint_pair(model, *trees.read(0), tile))
-    def done(k): return (out/'blocks'/f'{k:05}.jsonl').exists()
+    _open_settings(out, _settings(model, trees, weights, tile, int(block)), lambda: _check_trees(model, trees, tile))
+    def done(k): return (out/'blocks'/f'{k:05}.jsonl').exists() and k not in again
     def count(): return sum(min(block, n - k*block) for k in range(blocks) if k not in todo)
-    blocks = -(-n//block)
+    blocks, again = -(-n//block), set()
     todo = {k for k in range(blocks) if not done(k)}
-    there, bar = count(), _bar(n, progress)
+    again |= {k for k in range(blocks) if k not in todo and _left(out, k)}
+    there, bar = count() - sum(len(_left(out, k)) for k in again), _bar(n, progress)
+    todo |= again
     bar.update(there)
     while todo:
         for k in sorted(todo):
             claim = None if done(k) else Claim.take(out/'blocks'/f'{k:05}.lock', stale)
             try:
-                if claim and not done(k): painted += _write_block(model, out, trees, k, block, tile, claim, bar.update)
+                if claim and not done(k):
+                    painted += _write_block(model, out, trees, k, block, tile, claim, bar.update)
+                    if claim.held(): again.discard(k)
             finally:
                 if claim: claim.release()
             if done(k): todo.remove(k)
@@ -254,6 +305,10 @@ def write_pairs(
         if todo: time.sleep(min(1, stale/10))
     if not (out/'pairs.json').exists(): _put(out/'pairs.json', _join(out, blocks))
     bar.close()
+    left = {name: why for k in range(blocks) for name, why in _left(out, k).items()}
+    _put_left(out/'left_out.json', left)
+    if left: raise DatasetError(f'{out}: {n - len(left)} of {n} pairs are there, {len(left)} left out, see left_out.json: {_some(left)}; '
+                                'mend these and run it again')
     return dict(painted=painted, there=there, seconds=time.perf_counter() - start)
 
 # %% ../nbs/12_synthesis.ipynb #read

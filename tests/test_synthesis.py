@@ -14,10 +14,11 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from retigan.datasets import open_dataset
-from retigan.images import save_image
+from retigan.datasets import DatasetError, open_dataset
+from retigan.images import save_image, save_mask
 from retigan.model import RetiGAN, RetiGANConfig
-from retigan.synthesis import Claim, SimulatedTrees, read_pairs, remake, write_pairs
+from retigan.segment import list_photographs
+from retigan.synthesis import Claim, SimulatedTrees, TreeFiles, read_pairs, remake, write_pairs
 
 N, BLOCK = 18, 4
 posix = pytest.mark.skipif(os.name != 'posix', reason='kills processes and starts them from one that holds the package already')
@@ -173,3 +174,60 @@ def test_any_pair_again(whole, tmp_path):
 def test_pairs_json_has_what_the_records_have(whole):
     pairs = json.loads((whole/'pairs.json').read_text())
     assert pairs['pairs'] == read_pairs(whole) and pairs['weights'] == 'small' and pairs['config'] == small().config.to_dict()
+
+
+def bad_masks(folder):
+    "Six mask files, of which three are bad: no image, all black, broken off; the first is among them."
+    folder.mkdir()
+    for i in range(6): save_mask(SimulatedTrees(1, 32, i).read(0)[0], folder/f'{i}.png')
+    whole = {f.stem: f.read_bytes() for f in folder.iterdir()}
+    (folder/'0.png').write_text('no image')
+    save_mask(torch.zeros(1, 32, 32), folder/'3.png')
+    (folder/'4.png').write_bytes(whole['4'][:60])
+    return whole
+
+
+def test_bad_masks_are_left_out_and_named_and_the_rest_is_written(tmp_path):
+    whole, out = bad_masks(tmp_path/'trees'), tmp_path/'pairs'
+    def go(out=out): return write_pairs(small(), out, TreeFiles(list_photographs(tmp_path/'trees')), block=4)
+    for _ in range(2):                                                                # the second time paints nothing and says the same
+        with pytest.raises(DatasetError, match='3 of 6 pairs are there, 3 left out') as e: go()
+        assert all(f'{name}.png' in str(e.value) for name in '034')
+        assert sorted(json.loads((out/'left_out.json').read_text())) == ['0', '3', '4']
+        assert [r['name'] for r in read_pairs(out, verify=True)] == ['1', '2', '5'] == [r['name'] for r in json.loads((out/'pairs.json').read_text())['pairs']]
+        assert len(open_dataset(out)) == 3 and not list(out.rglob('*.lock'))
+    before = digests(out/'images')
+    (tmp_path/'trees/4.png').write_bytes(whole['4'])                                  # mended one by one: only it is painted
+    with pytest.raises(DatasetError, match='4 of 6 pairs are there, 2 left out'): go()
+    for name in '03': (tmp_path/f'trees/{name}.png').write_bytes(whole[name])
+    assert {k: v for k, v in go().items() if k != 'seconds'} == dict(painted=2, there=4)
+    assert not (out/'left_out.json').exists() and not list(out.rglob('*.left.json'))
+    assert before.items() <= digests(out/'images').items()
+    go(tmp_path/'at_once')
+    assert digests(out) == digests(tmp_path/'at_once')
+
+
+def test_no_mask_at_all_and_a_wrong_tile_leave_no_folder(tmp_path):
+    bad_masks(tmp_path/'trees')
+    files = list_photographs(tmp_path/'trees')
+    with pytest.raises(DatasetError, match='none of 2 trees'): write_pairs(small(), tmp_path/'pairs', TreeFiles({k: files[k] for k in '03'}))
+    with pytest.raises(ValueError, match='tile'): write_pairs(small(), tmp_path/'pairs', TreeFiles(files), tile=-1)
+    assert not (tmp_path/'pairs').exists()
+
+
+def test_the_heart_goes_on_after_a_read_that_fails(tmp_path, monkeypatch):
+    fails, plain = threading.Event(), Claim.held
+    def held(self):
+        if not fails.is_set():
+            fails.set()
+            raise OSError('the disk is away')
+        return plain(self)
+    monkeypatch.setattr(Claim, 'held', held)
+    lock = tmp_path/'00000.lock'
+    claim = Claim.take(lock, stale=1.)
+    assert fails.wait(20)
+    os.utime(lock, (0, 0))
+    stop = time.monotonic() + 20
+    while lock.stat().st_mtime == 0 and time.monotonic() < stop: time.sleep(.02)
+    assert lock.stat().st_mtime > 0
+    claim.release()
