@@ -20,7 +20,7 @@ import torch
 
 from . import __version__
 from .datasets import DatasetError, FundusSample, SimulatedEyes, square_eye
-from .images import read_mask, save_image, save_mask
+from .images import read_image, read_mask, save_image, save_mask
 from .model import RetiGAN
 
 # %% ../nbs/12_synthesis.ipynb #trees
@@ -112,6 +112,15 @@ def _abandoned(path, stale):
     return age > stale or who['host'] == platform.node() and not _alive(who['pid'])
 
 # %% ../nbs/12_synthesis.ipynb #claim
+def _create(path, text=''):
+    "Make a file unless there is one; whether it was made."
+    try: handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError: return False
+    os.write(handle, text.encode())
+    os.close(handle)
+    return True
+
+# %% ../nbs/12_synthesis.ipynb #claim-class
 class Claim:
     "A file that only one process can have made, touched as long as that process lives; made by `Claim.take`."
     def __init__(self, path, text, beat):
@@ -127,17 +136,22 @@ class Claim:
         path, # The file to make
         stale:float=300., # Seconds without a heartbeat after which a claim counts as abandoned
     ): # a Claim, or None when somebody alive holds it
-        if _abandoned(path, stale):
-            grave = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
-            try: os.rename(path, grave)                              # of many who try, one succeeds
-            except FileNotFoundError: return None
-            grave.unlink()
+        if not _abandoned(path, stale): return cls._make(path, stale)
+        guard = path.with_name(f'.{path.name}.takeover')
+        if not _create(guard):                                       # of many who try, one succeeds
+            with suppress(FileNotFoundError):                        # its maker was killed in the few milliseconds that it exists
+                if _disk_now(path.parent) - guard.stat().st_mtime > min(30, stale): guard.unlink()
+            return None
+        try:
+            if not _abandoned(path, stale): return None              # another was quicker, and this claim is a new one
+            path.unlink(missing_ok=True)
+            return cls._make(path, stale)
+        finally: guard.unlink(missing_ok=True)
+
+    @classmethod
+    def _make(cls, path, stale):
         text = json.dumps(dict(host=platform.node(), pid=os.getpid(), token=secrets.token_hex(8)))
-        try: handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError: return None
-        os.write(handle, text.encode())
-        os.close(handle)
-        return cls(path, text, stale/10)
+        return cls(path, text, stale/10) if _create(path, text) else None
 
     def held(self):
         "Whether the claim is still ours."
@@ -240,7 +254,8 @@ def _write_block(model, out, trees, k, block, tile, claim, progress):
             save_mask(pair[2], files[1])
             save_image(pair[0], files[2])
             painted += 1
-        records += [there[name]] if name in there else [] if error else [json.dumps({**record, 'sha256': _sha256(files[2])}) + '\n']
+        if pair: record.update({key: _sha256(f) for key, f in zip(('mask_sha256', 'fov_sha256', 'sha256'), files)})
+        records += [there[name]] if name in there else [] if error else [json.dumps(record) + '\n']
         if name not in there: progress(1)
     if there and not painted: return 0                               # as it was
     _put_left(left, {**_left(out, k), **why})                        # at no moment is a pair in neither of the two files
@@ -258,6 +273,15 @@ def _join(out, blocks):
             yield between + line
             between = ',\n  '
     yield '\n ]\n}\n'
+
+# %% ../nbs/12_synthesis.ipynb #finish
+def _finish(out, blocks, n):
+    "Write pairs.json and, where any are missing, left_out.json; then say so by an error."
+    if not (out/'pairs.json').exists(): _put(out/'pairs.json', _join(out, blocks))
+    left = {name: why for k in range(blocks) for name, why in _left(out, k).items()}
+    _put_left(out/'left_out.json', left)
+    if left: raise DatasetError(f'{out}: {n - len(left)} of {n} pairs are there, {len(left)} left out, see left_out.json: {_some(left)}; '
+                                'mend these and run it again')
 
 # %% ../nbs/12_synthesis.ipynb #bar
 def _bar(n, progress):
@@ -288,8 +312,7 @@ def write_pairs(
     blocks, again = -(-n//block), set()
     todo = {k for k in range(blocks) if not done(k)}
     again |= {k for k in range(blocks) if k not in todo and _left(out, k)}
-    there, bar = count() - sum(len(_left(out, k)) for k in again), _bar(n, progress)
-    todo |= again
+    there, bar, todo = count() - sum(len(_left(out, k)) for k in again), _bar(n, progress), todo | again
     bar.update(there)
     while todo:
         for k in sorted(todo):
@@ -303,28 +326,31 @@ def write_pairs(
             if done(k): todo.remove(k)
             bar.update(max(0, count() - bar.n))                       # what others have done
         if todo: time.sleep(min(1, stale/10))
-    if not (out/'pairs.json').exists(): _put(out/'pairs.json', _join(out, blocks))
     bar.close()
-    left = {name: why for k in range(blocks) for name, why in _left(out, k).items()}
-    _put_left(out/'left_out.json', left)
-    if left: raise DatasetError(f'{out}: {n - len(left)} of {n} pairs are there, {len(left)} left out, see left_out.json: {_some(left)}; '
-                                'mend these and run it again')
+    _finish(out, blocks, n)
     return dict(painted=painted, there=there, seconds=time.perf_counter() - start)
 
 # %% ../nbs/12_synthesis.ipynb #read
+def _changed(out, r):
+    "The files of a record that are missing or differ; masks of a set without their digests need only be readable and of the picture's size."
+    bad, image = [], out/'images'/f'{r["name"]}.png'
+    for part, key in (('images', 'sha256'), ('masks', 'mask_sha256'), ('fov', 'fov_sha256')):
+        path = out/part/f'{r["name"]}.png'
+        try: same = _sha256(path) == r[key] if key in r else read_mask(path).shape[1:] == read_image(image).shape[1:]
+        except (OSError, ValueError): same = False
+        if not same: bad.append(f'{part}/{path.name}')
+    return bad
+
 def read_pairs(
     out, # Folder that `write_pairs` made
-    verify:bool=False, # Compare every picture with its digest
-)->list: # a record a pair: name, seed and size or file and tree, sha256 of the picture's file
-    "The records of the finished blocks, in order. Raises DatasetError for a folder without any, or with `verify` for pictures that differ."
+    verify:bool=False, # Compare every picture, mask and field of view with its digest
+)->list: # a record a pair: name, seed and size or file and tree, sha256 of the picture's file, mask_sha256, fov_sha256
+    "The records of the finished blocks, in order. Raises DatasetError for a folder without any, or with `verify` for files that differ."
     out = Path(out).expanduser()
     if not (out/'settings.json').is_file(): raise DatasetError(f'{out}: has no settings.json, expected a folder that write_pairs made')
     records = [json.loads(line) for f in sorted((out/'blocks').glob('*.jsonl'), key=lambda f: int(f.stem)) for line in f.read_text(encoding='utf-8').splitlines()]
-    def whole(r):
-        path = out/'images'/f'{r["name"]}.png'
-        return path.is_file() and _sha256(path) == r['sha256']
-    bad = [r['name'] for r in records if not whole(r)] if verify else []
-    if bad: raise DatasetError(f'{out}: {len(bad)} pictures are missing or changed: {", ".join(bad[:10])}; make them again with remake')
+    bad = [f for r in records for f in _changed(out, r)] if verify else []
+    if bad: raise DatasetError(f'{out}: {len(bad)} files are missing or changed: {", ".join(bad[:10])}; make them again with remake')
     return records
 
 # %% ../nbs/12_synthesis.ipynb #remake

@@ -4,16 +4,19 @@ import json
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 
+from retigan import synthesis
 from retigan.datasets import DatasetError, open_dataset
 from retigan.images import save_image, save_mask
 from retigan.model import RetiGAN, RetiGANConfig
@@ -114,23 +117,48 @@ def test_a_claim_of_the_dead_is_taken_over_and_one_of_the_living_is_not(whole, t
     if os.name == 'posix': assert leave(0, here, gone.pid)
 
 
-def test_a_dead_claim_is_won_by_one(tmp_path):
-    "Thirty rounds of six threads that all want the claim of a dead process."
-    for k in range(30):
-        lock, won = tmp_path/f'{k}.lock', []
-        lock.write_text(json.dumps(dict(host='elsewhere', pid=1, token='x')))
-        os.utime(lock, (time.time() - 1000,)*2)
-        barrier = threading.Barrier(6)
-        def take():
-            barrier.wait()
-            won.append(Claim.take(lock))
-        threads = [threading.Thread(target=take) for _ in range(6)]
-        for t in threads: t.start()
-        for t in threads: t.join()
-        holders = [c for c in won if c]
-        assert sum(c.held() for c in holders) == (1 if lock.exists() else 0)
-        assert holders, 'nobody took it'
-        for c in holders: c.release()
+def test_a_dead_claim_is_won_by_one(tmp_path, monkeypatch):
+    "Six see that a claim is dead before any of them acts, then act one after the other: the slower ones must not take the new claim of the first."
+    lock, judged, turns, first = tmp_path/'0.lock', threading.Barrier(7), [threading.Event() for _ in range(6)], threading.local()
+    lock.write_text(json.dumps(dict(host='elsewhere', pid=1, token='x')))
+    os.utime(lock, (time.time() - 1000,)*2)
+    plain, won = synthesis._abandoned, [None]*6
+
+    def abandoned(path, stale):
+        dead = plain(path, stale)
+        if not hasattr(first, 'over'):
+            first.over = True
+            assert dead
+            judged.wait(20)
+            turns[first.number].wait(20)
+        return dead
+
+    def take(i):
+        first.number = i
+        won[i] = Claim.take(lock)
+
+    monkeypatch.setattr(synthesis, '_abandoned', abandoned)
+    threads = [threading.Thread(target=take, args=(i,)) for i in range(6)]
+    for t in threads: t.start()
+    judged.wait(20)
+    for turn, t in zip(turns, threads):
+        turn.set()
+        t.join(20)
+    assert [c is not None for c in won] == [True] + [False]*5
+    assert won[0].held()
+    won[0].release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_takeover_that_was_killed_does_not_block_for_good(tmp_path):
+    lock, guard = tmp_path/'0.lock', tmp_path/'.0.lock.takeover'
+    for f in (lock, guard):
+        f.write_text('{"host": "elsewhere", "pid": 1}')
+        os.utime(f, (time.time() - 1000,)*2)
+    assert Claim.take(lock) is None and not guard.exists()
+    claim = Claim.take(lock)
+    assert claim.held()
+    claim.release()
 
 
 def test_a_holder_who_was_taken_for_dead_leaves_the_block(tmp_path):
@@ -231,3 +259,34 @@ def test_the_heart_goes_on_after_a_read_that_fails(tmp_path, monkeypatch):
     while lock.stat().st_mtime == 0 and time.monotonic() < stop: time.sleep(.02)
     assert lock.stat().st_mtime > 0
     claim.release()
+
+
+@pytest.mark.parametrize('part', ['images', 'masks', 'fov'])
+@pytest.mark.parametrize('old', [False, True])
+def test_verify_finds_lost_and_broken_files(tmp_path, part, old):
+    out = tmp_path/'pairs'
+    write_pairs(small(), out, SimulatedTrees(2, 32), block=2)
+    if old:                                                                           # records as they were before masks had digests
+        block = out/'blocks/00000.jsonl'
+        lines = [{k: v for k, v in json.loads(line).items() if k not in ('mask_sha256', 'fov_sha256')} for line in block.read_text().splitlines()]
+        block.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    file, other = (out/f'{part}/0000{i}.png' for i in range(2))
+    whole = file.read_bytes()
+    assert len(read_pairs(out, verify=True)) == 2
+    file.write_bytes(whole[:60])
+    with pytest.raises(DatasetError, match=f'missing or changed: {part}/00000.png'): read_pairs(out, verify=True)
+    file.unlink()
+    with pytest.raises(DatasetError, match=f'missing or changed: {part}/00000.png'): read_pairs(out, verify=True)
+    file.write_bytes(whole)
+    if not old and other.read_bytes() != whole:
+        file.write_bytes(other.read_bytes())
+        other.write_bytes(whole)
+        with pytest.raises(DatasetError, match='2 files are missing or changed'): read_pairs(out, verify=True)
+
+
+def test_solutions_are_the_code_that_is_run():
+    cells = json.loads((Path(__file__).parents[1]/'nbs/12_synthesis.ipynb').read_text(encoding='utf-8'))['cells']
+    text = {kind: [''.join(c['source']) for c in cells if c['cell_type'] == kind] for kind in ('markdown', 'code')}
+    solutions = [code for t in text['markdown'] for code in re.findall(r'<summary>Solution</summary>\s*```python\n(.*?)\n```', t, re.S)]
+    assert len(solutions) == 3
+    for code in solutions: assert any(code in c for c in text['code']), code
