@@ -20,7 +20,7 @@ import torch
 
 from . import __version__
 from .datasets import DatasetError, FundusSample, SimulatedEyes, square_eye
-from .images import read_mask, save_image, save_mask
+from .images import read_image, read_mask, save_image, save_mask
 from .model import RetiGAN
 
 # %% ../nbs/12_synthesis.ipynb #trees
@@ -60,7 +60,10 @@ class TreeFiles:
     def record(self, i):
         file = self.files[self.names[i]]
         return dict(name=self.names[i], file=str(file.resolve()), tree=_sha256(file))
-    def read(self, i): return read_mask(self.files[self.names[i]]), None
+    def read(self, i):
+        vessels = read_mask(self.files[self.names[i]])
+        if not vessels.any(): raise DatasetError(f'{self.files[self.names[i]]}: is all black, expected white vessels on black')
+        return vessels, None
 
 # %% ../nbs/12_synthesis.ipynb #paint
 def paint_pair(
@@ -109,14 +112,23 @@ def _abandoned(path, stale):
     return age > stale or who['host'] == platform.node() and not _alive(who['pid'])
 
 # %% ../nbs/12_synthesis.ipynb #claim
+def _create(path, text=''):
+    "Make a file unless there is one; whether it was made."
+    try: handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError: return False
+    os.write(handle, text.encode())
+    os.close(handle)
+    return True
+
+# %% ../nbs/12_synthesis.ipynb #claim-class
 class Claim:
     "A file that only one process can have made, touched as long as that process lives; made by `Claim.take`."
     def __init__(self, path, text, beat):
         self.path, self.text, self.over = path, text, threading.Event()
         def touch():
             while not self.over.wait(beat):
-                if self.held():
-                    with suppress(OSError): os.utime(path)           # gone in this very moment, or the disk is away for one
+                with suppress(OSError):                              # gone in this very moment, or the disk is away: try at the next beat
+                    if self.held(): os.utime(path)
         threading.Thread(target=touch, daemon=True).start()
 
     @classmethod
@@ -124,17 +136,22 @@ class Claim:
         path, # The file to make
         stale:float=300., # Seconds without a heartbeat after which a claim counts as abandoned
     ): # a Claim, or None when somebody alive holds it
-        if _abandoned(path, stale):
-            grave = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
-            try: os.rename(path, grave)                              # of many who try, one succeeds
-            except FileNotFoundError: return None
-            grave.unlink()
+        if not _abandoned(path, stale): return cls._make(path, stale)
+        guard = path.with_name(f'.{path.name}.takeover')
+        if not _create(guard):                                       # of many who try, one succeeds
+            with suppress(FileNotFoundError):                        # its maker was killed in the few milliseconds that it exists
+                if _disk_now(path.parent) - guard.stat().st_mtime > min(30, stale): guard.unlink()
+            return None
+        try:
+            if not _abandoned(path, stale): return None              # another was quicker, and this claim is a new one
+            path.unlink(missing_ok=True)
+            return cls._make(path, stale)
+        finally: guard.unlink(missing_ok=True)
+
+    @classmethod
+    def _make(cls, path, stale):
         text = json.dumps(dict(host=platform.node(), pid=os.getpid(), token=secrets.token_hex(8)))
-        try: handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError: return None
-        os.write(handle, text.encode())
-        os.close(handle)
-        return cls(path, text, stale/10)
+        return cls(path, text, stale/10) if _create(path, text) else None
 
     def held(self):
         "Whether the claim is still ours."
@@ -187,31 +204,84 @@ def _open_settings(out, settings, check):
     if differ: raise ValueError(f'{out}: was begun with other settings ({"; ".join(differ)}); use those, or another folder')
     for part in ('images', 'masks', 'fov', 'blocks'): (out/part).mkdir(exist_ok=True)
 
+# %% ../nbs/12_synthesis.ipynb #left
+def _attempt(model, trees, i, tile):
+    "((image, vessels, fov), record, None), or (None, None, why) for a tree that can't be read or painted."
+    try: return paint_pair(model, *trees.read(i), tile), trees.record(i), None
+    except (ValueError, OSError, ImportError) as error: return None, None, str(error) or repr(error)
+
+def _check_trees(model, trees, tile):
+    "Paint a blank, which shows a wrong `tile`, then the first tree that can be painted; raises where there is none."
+    side, why = 2*model.G.multiple, {}
+    paint_pair(model, torch.zeros(1, side, side), torch.ones(1, side, side), tile)
+    for i in range(len(trees)):
+        pair, _, error = _attempt(model, trees, i, tile)
+        if pair: return
+        why[trees.name(i)] = error
+    raise DatasetError(f'none of {len(trees)} trees can be painted: {_some(why)}')
+
+def _some(why): return '; '.join(f'{name} ({error})' for name, error in list(why.items())[:20]) + (' …' if len(why) > 20 else '')
+
+def _left(out, k):
+    "{name: why} of what block `k` lacks."
+    path = out/'blocks'/f'{k:05}.left.json'
+    try: return _read_json(path)
+    except FileNotFoundError: return {}
+
+def _put_left(path, why):
+    if why: _put(path, json.dumps(why, indent=1) + '\n')
+    else: path.unlink(missing_ok=True)
+
 # %% ../nbs/12_synthesis.ipynb #block
+def _records(path):
+    "{name: line} of a block's records."
+    return {json.loads(line)['name']: line for line in path.read_text(encoding='utf-8').splitlines(True)} if path.exists() else {}
+
 def _write_block(model, out, trees, k, block, tile, claim, progress):
-    "Paint the pairs of block `k`, then write their records; returns how many pairs were painted."
-    records, painted = [], 0
+    "Paint what block `k` lacks, then write its records, and what was left out; returns how many pairs were painted."
+    path, left = out/'blocks'/f'{k:05}.jsonl', out/'blocks'/f'{k:05}.left.json'
+    there, records, why, painted = _records(path), [], {}, 0
     for i in range(k*block, min(len(trees), (k + 1)*block)):
         if not claim.held(): return painted                          # taken over, as we were silent for too long
         name = trees.name(i)
-        image, vessels, fov = paint_pair(model, *trees.read(i), tile)
-        save_mask(vessels, out/'masks'/f'{name}.png')
-        save_mask(fov, out/'fov'/f'{name}.png')
-        path = save_image(image, out/'images'/f'{name}.png')
-        records.append(json.dumps({**trees.record(i), 'sha256': _sha256(path)}) + '\n')
-        painted += 1
-        progress(1)
-    _put(out/'blocks'/f'{k:05}.jsonl', records)
+        files = [out/part/f'{name}.png' for part in ('masks', 'fov', 'images')]
+        pair, record, error = (None, None, None) if name in there else _attempt(model, trees, i, tile)
+        if error:
+            why[name] = error
+            for f in files: f.unlink(missing_ok=True)                # of an earlier, unfinished try
+        elif pair:
+            save_mask(pair[1], files[0])
+            save_mask(pair[2], files[1])
+            save_image(pair[0], files[2])
+            painted += 1
+        if pair: record.update({key: _sha256(f) for key, f in zip(('mask_sha256', 'fov_sha256', 'sha256'), files)})
+        records += [there[name]] if name in there else [] if error else [json.dumps(record) + '\n']
+        if name not in there: progress(1)
+    if there and not painted: return 0                               # as it was
+    _put_left(left, {**_left(out, k), **why})                        # at no moment is a pair in neither of the two files
+    (out/'pairs.json').unlink(missing_ok=True)
+    _put(path, records)
+    _put_left(left, why)
     return painted
 
 def _join(out, blocks):
     "The lines of pairs.json: settings and records, of which one block at a time is in memory."
-    head = _read_json(out/'settings.json')
+    head, between = _read_json(out/'settings.json'), '\n  '
     yield json.dumps(head, indent=1)[:-2] + ',\n "pairs": ['
     for k in range(blocks):
-        lines = (out/'blocks'/f'{k:05}.jsonl').read_text(encoding='utf-8').splitlines()
-        yield ('\n  ' if k == 0 else ',\n  ') + ',\n  '.join(lines)
+        for line in (out/'blocks'/f'{k:05}.jsonl').read_text(encoding='utf-8').splitlines():
+            yield between + line
+            between = ',\n  '
     yield '\n ]\n}\n'
+
+# %% ../nbs/12_synthesis.ipynb #finish
+def _finish(out, blocks, n):
+    "Write pairs.json and, where any are missing, left_out.json; then say so by an error."
+    if not (out/'pairs.json').exists(): _put(out/'pairs.json', _join(out, blocks))
+    left = {name: why for k in range(blocks) for name, why in _left(out, k).items()}
+    _put_left(out/'left_out.json', left)
+    if left: raise DatasetError(f'{out}: {n - len(left)} of {n} pairs are there, {len(left)} left out, see left_out.json: {_some(left)}; '
+                                'mend these and run it again')
 
 # %% ../nbs/12_synthesis.ipynb #bar
 def _bar(n, progress):
@@ -232,44 +302,55 @@ def write_pairs(
     """Write pairs of painted photograph and tree as images/, masks/, fov/ and, when all are there, pairs.json.
 
     Run it again to go on; run it several times at once, on machines that share a disk too, to share the work. Memory does not
-    grow with the number. Raises ValueError for a folder of other settings, FileExistsError for one of other things."""
+    grow with the number. Raises ValueError for a folder of other settings, FileExistsError for one of other things, and
+    DatasetError where no tree can be painted or, when all else is written, for those left out; left_out.json names them."""
     if block != int(block) or block < 1: raise ValueError(f'block is {block!r}, expected a whole number of at least 1')
     out, n, start, painted = Path(out).expanduser(), len(trees), time.perf_counter(), 0
-    _open_settings(out, _settings(model, trees, weights, tile, int(block)), lambda: paint_pair(model, *trees.read(0), tile))
-    def done(k): return (out/'blocks'/f'{k:05}.jsonl').exists()
+    _open_settings(out, _settings(model, trees, weights, tile, int(block)), lambda: _check_trees(model, trees, tile))
+    def done(k): return (out/'blocks'/f'{k:05}.jsonl').exists() and k not in again
     def count(): return sum(min(block, n - k*block) for k in range(blocks) if k not in todo)
-    blocks = -(-n//block)
+    blocks, again = -(-n//block), set()
     todo = {k for k in range(blocks) if not done(k)}
-    there, bar = count(), _bar(n, progress)
+    again |= {k for k in range(blocks) if k not in todo and _left(out, k)}
+    there, bar, todo = count() - sum(len(_left(out, k)) for k in again), _bar(n, progress), todo | again
     bar.update(there)
     while todo:
         for k in sorted(todo):
             claim = None if done(k) else Claim.take(out/'blocks'/f'{k:05}.lock', stale)
             try:
-                if claim and not done(k): painted += _write_block(model, out, trees, k, block, tile, claim, bar.update)
+                if claim and not done(k):
+                    painted += _write_block(model, out, trees, k, block, tile, claim, bar.update)
+                    if claim.held(): again.discard(k)
             finally:
                 if claim: claim.release()
             if done(k): todo.remove(k)
             bar.update(max(0, count() - bar.n))                       # what others have done
         if todo: time.sleep(min(1, stale/10))
-    if not (out/'pairs.json').exists(): _put(out/'pairs.json', _join(out, blocks))
     bar.close()
+    _finish(out, blocks, n)
     return dict(painted=painted, there=there, seconds=time.perf_counter() - start)
 
 # %% ../nbs/12_synthesis.ipynb #read
+def _changed(out, r):
+    "The files of a record that are missing or differ; masks of a set without their digests need only be readable and of the picture's size."
+    bad, image = [], out/'images'/f'{r["name"]}.png'
+    for part, key in (('images', 'sha256'), ('masks', 'mask_sha256'), ('fov', 'fov_sha256')):
+        path = out/part/f'{r["name"]}.png'
+        try: same = _sha256(path) == r[key] if key in r else read_mask(path).shape[1:] == read_image(image).shape[1:]
+        except (OSError, ValueError): same = False
+        if not same: bad.append(f'{part}/{path.name}')
+    return bad
+
 def read_pairs(
     out, # Folder that `write_pairs` made
-    verify:bool=False, # Compare every picture with its digest
-)->list: # a record a pair: name, seed and size or file and tree, sha256 of the picture's file
-    "The records of the finished blocks, in order. Raises DatasetError for a folder without any, or with `verify` for pictures that differ."
+    verify:bool=False, # Compare every picture, mask and field of view with its digest
+)->list: # a record a pair: name, seed and size or file and tree, sha256 of the picture's file, mask_sha256, fov_sha256
+    "The records of the finished blocks, in order. Raises DatasetError for a folder without any, or with `verify` for files that differ."
     out = Path(out).expanduser()
     if not (out/'settings.json').is_file(): raise DatasetError(f'{out}: has no settings.json, expected a folder that write_pairs made')
     records = [json.loads(line) for f in sorted((out/'blocks').glob('*.jsonl'), key=lambda f: int(f.stem)) for line in f.read_text(encoding='utf-8').splitlines()]
-    def whole(r):
-        path = out/'images'/f'{r["name"]}.png'
-        return path.is_file() and _sha256(path) == r['sha256']
-    bad = [r['name'] for r in records if not whole(r)] if verify else []
-    if bad: raise DatasetError(f'{out}: {len(bad)} pictures are missing or changed: {", ".join(bad[:10])}; make them again with remake')
+    bad = [f for r in records for f in _changed(out, r)] if verify else []
+    if bad: raise DatasetError(f'{out}: {len(bad)} files are missing or changed: {", ".join(bad[:10])}; make them again with remake')
     return records
 
 # %% ../nbs/12_synthesis.ipynb #remake

@@ -4,20 +4,24 @@ import json
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 
-from retigan.datasets import open_dataset
-from retigan.images import save_image
+from retigan import synthesis
+from retigan.datasets import DatasetError, open_dataset
+from retigan.images import save_image, save_mask
 from retigan.model import RetiGAN, RetiGANConfig
-from retigan.synthesis import Claim, SimulatedTrees, read_pairs, remake, write_pairs
+from retigan.segment import list_photographs
+from retigan.synthesis import Claim, SimulatedTrees, TreeFiles, read_pairs, remake, write_pairs
 
 N, BLOCK = 18, 4
 posix = pytest.mark.skipif(os.name != 'posix', reason='kills processes and starts them from one that holds the package already')
@@ -113,23 +117,48 @@ def test_a_claim_of_the_dead_is_taken_over_and_one_of_the_living_is_not(whole, t
     if os.name == 'posix': assert leave(0, here, gone.pid)
 
 
-def test_a_dead_claim_is_won_by_one(tmp_path):
-    "Thirty rounds of six threads that all want the claim of a dead process."
-    for k in range(30):
-        lock, won = tmp_path/f'{k}.lock', []
-        lock.write_text(json.dumps(dict(host='elsewhere', pid=1, token='x')))
-        os.utime(lock, (time.time() - 1000,)*2)
-        barrier = threading.Barrier(6)
-        def take():
-            barrier.wait()
-            won.append(Claim.take(lock))
-        threads = [threading.Thread(target=take) for _ in range(6)]
-        for t in threads: t.start()
-        for t in threads: t.join()
-        holders = [c for c in won if c]
-        assert sum(c.held() for c in holders) == (1 if lock.exists() else 0)
-        assert holders, 'nobody took it'
-        for c in holders: c.release()
+def test_a_dead_claim_is_won_by_one(tmp_path, monkeypatch):
+    "Six see that a claim is dead before any of them acts, then act one after the other: the slower ones must not take the new claim of the first."
+    lock, judged, turns, first = tmp_path/'0.lock', threading.Barrier(7), [threading.Event() for _ in range(6)], threading.local()
+    lock.write_text(json.dumps(dict(host='elsewhere', pid=1, token='x')))
+    os.utime(lock, (time.time() - 1000,)*2)
+    plain, won = synthesis._abandoned, [None]*6
+
+    def abandoned(path, stale):
+        dead = plain(path, stale)
+        if not hasattr(first, 'over'):
+            first.over = True
+            assert dead
+            judged.wait(20)
+            turns[first.number].wait(20)
+        return dead
+
+    def take(i):
+        first.number = i
+        won[i] = Claim.take(lock)
+
+    monkeypatch.setattr(synthesis, '_abandoned', abandoned)
+    threads = [threading.Thread(target=take, args=(i,)) for i in range(6)]
+    for t in threads: t.start()
+    judged.wait(20)
+    for turn, t in zip(turns, threads):
+        turn.set()
+        t.join(20)
+    assert [c is not None for c in won] == [True] + [False]*5
+    assert won[0].held()
+    won[0].release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_takeover_that_was_killed_does_not_block_for_good(tmp_path):
+    lock, guard = tmp_path/'0.lock', tmp_path/'.0.lock.takeover'
+    for f in (lock, guard):
+        f.write_text('{"host": "elsewhere", "pid": 1}')
+        os.utime(f, (time.time() - 1000,)*2)
+    assert Claim.take(lock) is None and not guard.exists()
+    claim = Claim.take(lock)
+    assert claim.held()
+    claim.release()
 
 
 def test_a_holder_who_was_taken_for_dead_leaves_the_block(tmp_path):
@@ -173,3 +202,91 @@ def test_any_pair_again(whole, tmp_path):
 def test_pairs_json_has_what_the_records_have(whole):
     pairs = json.loads((whole/'pairs.json').read_text())
     assert pairs['pairs'] == read_pairs(whole) and pairs['weights'] == 'small' and pairs['config'] == small().config.to_dict()
+
+
+def bad_masks(folder):
+    "Six mask files, of which three are bad: no image, all black, broken off; the first is among them."
+    folder.mkdir()
+    for i in range(6): save_mask(SimulatedTrees(1, 32, i).read(0)[0], folder/f'{i}.png')
+    whole = {f.stem: f.read_bytes() for f in folder.iterdir()}
+    (folder/'0.png').write_text('no image')
+    save_mask(torch.zeros(1, 32, 32), folder/'3.png')
+    (folder/'4.png').write_bytes(whole['4'][:60])
+    return whole
+
+
+def test_bad_masks_are_left_out_and_named_and_the_rest_is_written(tmp_path):
+    whole, out = bad_masks(tmp_path/'trees'), tmp_path/'pairs'
+    def go(out=out): return write_pairs(small(), out, TreeFiles(list_photographs(tmp_path/'trees')), block=4)
+    for _ in range(2):                                                                # the second time paints nothing and says the same
+        with pytest.raises(DatasetError, match='3 of 6 pairs are there, 3 left out') as e: go()
+        assert all(f'{name}.png' in str(e.value) for name in '034')
+        assert sorted(json.loads((out/'left_out.json').read_text())) == ['0', '3', '4']
+        assert [r['name'] for r in read_pairs(out, verify=True)] == ['1', '2', '5'] == [r['name'] for r in json.loads((out/'pairs.json').read_text())['pairs']]
+        assert len(open_dataset(out)) == 3 and not list(out.rglob('*.lock'))
+    before = digests(out/'images')
+    (tmp_path/'trees/4.png').write_bytes(whole['4'])                                  # mended one by one: only it is painted
+    with pytest.raises(DatasetError, match='4 of 6 pairs are there, 2 left out'): go()
+    for name in '03': (tmp_path/f'trees/{name}.png').write_bytes(whole[name])
+    assert {k: v for k, v in go().items() if k != 'seconds'} == dict(painted=2, there=4)
+    assert not (out/'left_out.json').exists() and not list(out.rglob('*.left.json'))
+    assert before.items() <= digests(out/'images').items()
+    go(tmp_path/'at_once')
+    assert digests(out) == digests(tmp_path/'at_once')
+
+
+def test_no_mask_at_all_and_a_wrong_tile_leave_no_folder(tmp_path):
+    bad_masks(tmp_path/'trees')
+    files = list_photographs(tmp_path/'trees')
+    with pytest.raises(DatasetError, match='none of 2 trees'): write_pairs(small(), tmp_path/'pairs', TreeFiles({k: files[k] for k in '03'}))
+    with pytest.raises(ValueError, match='tile'): write_pairs(small(), tmp_path/'pairs', TreeFiles(files), tile=-1)
+    assert not (tmp_path/'pairs').exists()
+
+
+def test_the_heart_goes_on_after_a_read_that_fails(tmp_path, monkeypatch):
+    fails, plain = threading.Event(), Claim.held
+    def held(self):
+        if not fails.is_set():
+            fails.set()
+            raise OSError('the disk is away')
+        return plain(self)
+    monkeypatch.setattr(Claim, 'held', held)
+    lock = tmp_path/'00000.lock'
+    claim = Claim.take(lock, stale=1.)
+    assert fails.wait(20)
+    os.utime(lock, (0, 0))
+    stop = time.monotonic() + 20
+    while lock.stat().st_mtime == 0 and time.monotonic() < stop: time.sleep(.02)
+    assert lock.stat().st_mtime > 0
+    claim.release()
+
+
+@pytest.mark.parametrize('part', ['images', 'masks', 'fov'])
+@pytest.mark.parametrize('old', [False, True])
+def test_verify_finds_lost_and_broken_files(tmp_path, part, old):
+    out = tmp_path/'pairs'
+    write_pairs(small(), out, SimulatedTrees(2, 32), block=2)
+    if old:                                                                           # records as they were before masks had digests
+        block = out/'blocks/00000.jsonl'
+        lines = [{k: v for k, v in json.loads(line).items() if k not in ('mask_sha256', 'fov_sha256')} for line in block.read_text().splitlines()]
+        block.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    file, other = (out/f'{part}/0000{i}.png' for i in range(2))
+    whole = file.read_bytes()
+    assert len(read_pairs(out, verify=True)) == 2
+    file.write_bytes(whole[:60])
+    with pytest.raises(DatasetError, match=f'missing or changed: {part}/00000.png'): read_pairs(out, verify=True)
+    file.unlink()
+    with pytest.raises(DatasetError, match=f'missing or changed: {part}/00000.png'): read_pairs(out, verify=True)
+    file.write_bytes(whole)
+    if not old and other.read_bytes() != whole:
+        file.write_bytes(other.read_bytes())
+        other.write_bytes(whole)
+        with pytest.raises(DatasetError, match='2 files are missing or changed'): read_pairs(out, verify=True)
+
+
+def test_solutions_are_the_code_that_is_run():
+    cells = json.loads((Path(__file__).parents[1]/'nbs/12_synthesis.ipynb').read_text(encoding='utf-8'))['cells']
+    text = {kind: [''.join(c['source']) for c in cells if c['cell_type'] == kind] for kind in ('markdown', 'code')}
+    solutions = [code for t in text['markdown'] for code in re.findall(r'<summary>Solution</summary>\s*```python\n(.*?)\n```', t, re.S)]
+    assert len(solutions) == 3
+    for code in solutions: assert any(code in c for c in text['code']), code
