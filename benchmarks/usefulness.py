@@ -226,7 +226,7 @@ def report(args):
                  if (s['data'], s['size']) == ('DRIVE', 256) and max(r['dice'] for r in rows) < .775 and max(r['auc'] for r in rows) < .957 else ''), '',
               'The painter saw all training photographs with their trees, so for k below their number "k real and painted" uses more real photographs than k, through the painter. '
               'Only the last k is a comparison at equal data'
-              + (', and the rows whose painter saw the same k: for each seed a painter of its own, trained as long, on the k photographs of that seed and no other.' if own else '; a painter that has seen the k photographs only was not trained.')
+              + (', and the rows whose painter saw the same k: for each seed a painter of its own, trained as long, on the k photographs of that seed and no other.' if own else '; painters that have seen the k photographs only are in [usefulness_long.md](usefulness_long.md) (`--own`).')
               + ' Simulated trees are not people\'s drawings: all synthetic pairs teach trees that nobody has drawn.', '',
               f'![Dice against the number of real photographs]({out.with_suffix(".png").name})', '']
     out.write_text('\n'.join(lines), encoding='utf-8')
