@@ -209,8 +209,7 @@ def _test_eyes(folder, data, vessels, size, trees):
             print(f'retigan-evaluate: nothing will be said of copies, the photographs of the training are not to be had: {error}', file=sys.stderr)
     if any(asked.values()): test = _training_data(data or o['data'], vessels, o['seed'], o['eyes'], size)[1]
     name = data or o['data']
-    test = [test[i] for i in range(min(len(test), trees or len(test)))]
-    return test, learnt if notes else None, Path(name).name if name else 'simulated eyes'
+    return test[:trees], learnt if notes else None, Path(name).name if name else 'simulated eyes'
 
 # %% ../nbs/14_cli.ipynb #evaluate-words
 def _made(config, machine, finder):
