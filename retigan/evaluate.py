@@ -404,7 +404,8 @@ def copy_test(
 
     A dull picture is near to everything, so distances alone accuse the innocent. A copy is near to one photograph and far
     from the next, and unseen true photographs say how much nearer the nearest may be without any copying."""
-    fake, unseen = (nearest(x, p.fov, train['real'], train['fov'], features) for x in (p.fake, p.real))
+    both = nearest(torch.cat([p.fake, p.real]), torch.cat([p.fov]*2), train['real'], train['fov'], features)      # at once: each photograph is turned once
+    fake, unseen = ({k: v[part] for k, v in both.items()} for part in (slice(len(p)), slice(len(p), None)))
     bound = (limit or (.87 if features is None else .8))*float(unseen['ratio'].median())
     copied = [p.names[i] for i in (fake['ratio'] < bound).nonzero().flatten().tolist()]
     return dict(copies=copied, passed=not copied, accused=int((unseen['ratio'] < bound).sum()), ratio=float(fake['ratio'].median()),
