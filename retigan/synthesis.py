@@ -13,10 +13,11 @@ import platform
 import secrets
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 
 from . import __version__
 from .datasets import DatasetError, FundusSample, SimulatedEyes, square_eye
@@ -153,14 +154,19 @@ class Claim:
         text = json.dumps(dict(host=platform.node(), pid=os.getpid(), token=secrets.token_hex(8)))
         return cls(path, text, stale/10) if _create(path, text) else None
 
-    def held(self):
-        "Whether the claim is still ours."
+    def held(self): # whether the claim is still ours
         try: return self.path.read_text() == self.text
         except FileNotFoundError: return False
 
-    def release(self):
-        self.over.set()
-        if self.held(): self.path.unlink(missing_ok=True)
+    def __enter__(self): return self
+    def __exit__(self, *error): self.release()
+
+# %% ../nbs/12_synthesis.ipynb #claim-release
+@patch
+def release(self:Claim):
+    "End the heartbeat, and remove the file if it is still ours."
+    self.over.set()
+    if self.held(): self.path.unlink(missing_ok=True)
 
 # %% ../nbs/12_synthesis.ipynb #put
 def _put(path, text, once=False):
@@ -232,11 +238,12 @@ def _put_left(path, why):
     if why: _put(path, json.dumps(why, indent=1) + '\n')
     else: path.unlink(missing_ok=True)
 
-# %% ../nbs/12_synthesis.ipynb #block
+# %% ../nbs/12_synthesis.ipynb #records
 def _records(path):
     "{name: line} of a block's records."
     return {json.loads(line)['name']: line for line in path.read_text(encoding='utf-8').splitlines(True)} if path.exists() else {}
 
+# %% ../nbs/12_synthesis.ipynb #block
 def _write_block(model, out, trees, k, block, tile, claim, progress):
     "Paint what block `k` lacks, then write its records, and what was left out; returns how many pairs were painted."
     path, left = out/'blocks'/f'{k:05}.jsonl', out/'blocks'/f'{k:05}.left.json'
@@ -284,9 +291,9 @@ def _finish(out, blocks, n):
                                 'mend these and run it again')
 
 # %% ../nbs/12_synthesis.ipynb #bar
-def _bar(n, progress):
+def _bar(n, there, progress):
     from tqdm.auto import tqdm
-    return tqdm(desc='painting', total=n, unit='pair', **({} if progress else dict(disable=True)))       # else TQDM_DISABLE decides
+    return tqdm(desc='painting', total=n, initial=there, unit='pair', **({} if progress else dict(disable=True)))       # else TQDM_DISABLE decides
 
 # %% ../nbs/12_synthesis.ipynb #write-pairs
 def write_pairs(
@@ -312,17 +319,15 @@ def write_pairs(
     blocks, again = -(-n//block), set()
     todo = {k for k in range(blocks) if not done(k)}
     again |= {k for k in range(blocks) if k not in todo and _left(out, k)}
-    there, bar, todo = count() - sum(len(_left(out, k)) for k in again), _bar(n, progress), todo | again
-    bar.update(there)
+    there, todo = count() - sum(len(_left(out, k)) for k in again), todo | again
+    bar = _bar(n, there, progress)
     while todo:
         for k in sorted(todo):
-            claim = None if done(k) else Claim.take(out/'blocks'/f'{k:05}.lock', stale)
-            try:
-                if claim and not done(k):
-                    painted += _write_block(model, out, trees, k, block, tile, claim, bar.update)
-                    if claim.held(): again.discard(k)
-            finally:
-                if claim: claim.release()
+            if not done(k):
+                with Claim.take(out/'blocks'/f'{k:05}.lock', stale) or nullcontext() as claim:
+                    if claim and not done(k):
+                        painted += _write_block(model, out, trees, k, block, tile, claim, bar.update)
+                        if claim.held(): again.discard(k)
             if done(k): todo.remove(k)
             bar.update(max(0, count() - bar.n))                       # what others have done
         if todo: time.sleep(min(1, stale/10))
