@@ -465,7 +465,7 @@ def evaluate(
     step('image', {**_columns(fidelity, ('ssim', 'psnr')), 'lpips': _say(_if_fetched(lambda: lpips(p, download), 'LPIPS', missed))})
     rows = vessel_rows(p, judge)
     vessels = {name: _columns(r, ('dice', 'cl_dice', 'auc')) for name, r in rows.items()}
-    step('vessels', dict(judge=judge_name, **vessels, share=round(vessels['fake']['dice']['mean']/max(1e-9, vessels['real']['dice']['mean']), 3)))
+    step('vessels', dict(judge=judge_name, **vessels, share=round(vessels['fake']['dice']['mean']/max(1e-9, vessels['real']['dice']['mean']), 5)))
     sets = dict(painted=p.fake, true=p.real, smoothed=smoothed)
     step('sharpness', {n: dict(energy=_say(gradient_energy(x, p.fov)), width=_say(edge_width(x, p.vessels, p.fov))) for n, x in sets.items()})
     step('variety', {n: {k: float(f'{v:.4g}') for k, v in variety(x, p.fov).items()} for n, x in sets.items() if n != 'smoothed'})
